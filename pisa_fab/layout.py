@@ -1,0 +1,90 @@
+"""Every path and file name under the run directory, and nowhere else.
+
+    <output>/                  the run directory, 0700
+      stdout/0007.out          what job 7 printed, put there when its result counted
+      stderr/0007.err
+      assignments.csv          which job has which arguments (unless the jobs file names another place)
+      results.csv              what `collect` wrote
+      .pisa/                   the machine's own files
+        journal.jsonl          everything that happened
+        lock                   held by the one head; says who it is
+        nonce                  what a host must be able to read to prove that it sees this folder
+        attempts/0007.2.out    output of an attempt that has not counted, or not yet
+
+The worker gets the finished names in its first message and knows none by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pisa_fab.model import job_name
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one run directory; `root` is absolute."""
+
+    root: Path
+
+    @property
+    def stdout(self) -> Path:
+        """Folder of the published standard outputs."""
+        return self.root / "stdout"
+
+    @property
+    def stderr(self) -> Path:
+        """Folder of the published standard errors."""
+        return self.root / "stderr"
+
+    @property
+    def assignments(self) -> Path:
+        """Default place of the assignment file."""
+        return self.root / "assignments.csv"
+
+    def results(self, kind: str) -> Path:
+        """Give the default place of the collected table; `kind` is `csv` or `json`."""
+        return self.root / f"results.{kind}"
+
+    @property
+    def private(self) -> Path:
+        """Folder of the machine's own files."""
+        return self.root / ".pisa"
+
+    @property
+    def journal(self) -> Path:
+        """The journal."""
+        return self.private / "journal.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the one head holds locked."""
+        return self.private / "lock"
+
+    @property
+    def nonce(self) -> Path:
+        """The file by which a host shows that it sees this run directory."""
+        return self.private / "nonce"
+
+    @property
+    def attempts(self) -> Path:
+        """Folder of the attempts' own files."""
+        return self.private / "attempts"
+
+    def attempt_files(self, job: int, attempt: int) -> tuple[Path, Path]:
+        """Give the files that an attempt writes its standard output and error to."""
+        stem = f"{job_name(job)}.{attempt}"
+        return self.attempts / f"{stem}.out", self.attempts / f"{stem}.err"
+
+    def job_files(self, job: int) -> tuple[Path, Path]:
+        """Give the files that hold a job's standard output and error once its result counted."""
+        return self.stdout / f"{job_name(job)}.out", self.stderr / f"{job_name(job)}.err"
+
+    def create(self) -> None:
+        """Make the folders, readable by nobody else. Raises OSError."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.private, self.attempts, self.stdout, self.stderr):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self.root.chmod(0o700)
+        self.private.chmod(0o700)
