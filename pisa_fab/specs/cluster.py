@@ -1,0 +1,102 @@
+"""The cluster file: its keys, what they must hold, and the `model.Cluster` that comes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pisa_fab.model import Cluster, Host
+from pisa_fab.specs.fields import Duration, Name, Nice, Port, Positive
+from pisa_fab.specs.hosts import HostName, expand_addresses
+from pisa_fab.specs.problems import FieldError, label, quoted, validate
+from pisa_fab.specs.text import Document, Keys, absolute, at_home
+
+_OPTIONS = ("slots", "user", "port", "identity", "gateway", "python", "nice")
+
+
+class HostOptions(BaseModel):
+    """What can be said of all hosts or of one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slots: Positive | None = None
+    user: Name | None = None
+    port: Port | None = None
+    identity: Name | None = None
+    gateway: Name | None = None
+    python: Name | None = None
+    nice: Nice | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Give the options that were written."""
+        return {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
+
+
+class HostEntry(HostOptions):
+    """An entry of `hosts` that is a mapping."""
+
+    host: Name
+
+
+def _entry(value: Any) -> Any:
+    return {"host": value} if isinstance(value, str) else value
+
+
+def _lease(seconds: float) -> float:
+    if seconds < 1:
+        raise FieldError("must be at least 1 second")
+    return seconds
+
+
+class ClusterFile(HostOptions):
+    """The keys of a cluster file."""
+
+    hosts: Annotated[list[Annotated[HostEntry, BeforeValidator(_entry)]], Field(min_length=1)]
+    lease: Annotated[Duration, AfterValidator(_lease)] = 60.0
+
+
+def read_cluster(document: Document) -> Cluster:
+    """Turn a cluster file into hosts, in the order in which they are first named. Raises SpecError."""
+    if not isinstance(document.data, dict):
+        raise document.wrong((), "a cluster file must be a mapping of keys", "write hosts: [pc01, pc02]")
+    spec = validate(ClusterFile, document)
+    for_all = _with_identity(document, spec, ())
+    hosts: dict[str, Host] = {}
+    for index, entry in enumerate(spec.hosts):
+        keys: Keys = ("hosts", index)
+        options = _with_identity(document, entry, keys)
+        for named in _names(document, entry.host, keys):
+            if named.host not in hosts:
+                start = Host(named.host, **for_all)
+            elif options and isinstance(document.data["hosts"][index], dict):
+                start = hosts[named.host]
+            else:
+                hint = f"a later entry refines it: {{host: {named.host}, slots: 1}}"
+                problem = f"the host {quoted(named.host)} is listed twice without refining it"
+                raise document.wrong(keys, problem, hint)
+            written: dict[str, Any] = {"user": named.user, "port": named.port}
+            changes = {name: value for name, value in written.items() if value is not None} | options
+            hosts[named.host] = replace(start, **changes)
+    return Cluster(tuple(hosts.values()), spec.lease, absolute(document.file))
+
+
+def _names(document: Document, text: str, keys: Keys) -> list[HostName]:
+    try:
+        return expand_addresses(text)
+    except FieldError as error:
+        raise document.wrong((*keys, "host"), f"{label(keys)} {error}", error.hint) from error
+
+
+def _with_identity(document: Document, options: HostOptions, keys: Keys) -> dict[str, Any]:
+    given = options.given()
+    if options.python is not None:
+        given["python"] = at_home(options.python)  # the home is the same on every host
+    if options.identity is not None:
+        path = document.file.parent / at_home(options.identity)
+        given["identity"] = path = absolute(path)
+        if not path.is_file():
+            problem = f"there is no file {quoted(options.identity)}"
+            raise document.wrong((*keys, "identity"), problem, f"looked for {path}")
+    return given

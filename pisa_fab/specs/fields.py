@@ -1,0 +1,84 @@
+"""The types of single values that both file formats use: texts, names, durations, lists of words.
+
+Their validators raise `FieldError`, which ends the sentence that begins with the key.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from pisa_fab.specs.problems import FieldError, shown
+
+# Linux takes no single argument and no NAME=value that is longer (MAX_ARG_STRLEN without its final NUL).
+LONGEST_WORD = 131071
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([smhd]?)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def check_word(text: str) -> str:
+    """Refuse what Linux cannot pass to a program. Raises FieldError."""
+    if "\0" in text:
+        raise FieldError("has a NUL character in it, which no program can be given")
+    try:
+        length = byte_length(text)
+    except UnicodeEncodeError as error:
+        raise FieldError("has a character that is no text") from error
+    if length > LONGEST_WORD:
+        problem = f"has {length} bytes, but Linux passes at most {LONGEST_WORD} in one argument"
+        raise FieldError(problem, "write it to a file and pass the file's name")
+    return text
+
+
+def byte_length(text: str) -> int:
+    """Give the length of a text as it is passed to a program."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise FieldError("is empty")
+    return text
+
+
+def _environment_name(name: str) -> str:
+    if not name or "=" in name or "\0" in name:
+        raise FieldError("cannot be the name of an environment variable")
+    return name
+
+
+def duration(value: Any) -> float:
+    """Read `90`, `15m`, `2h`, `1.5h` or `1d` as seconds. Raises FieldError."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise FieldError(f"must be a duration, not {shown(value)}", "write 90 (seconds), 15m, 2h or 1d")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not seconds:
+        raise FieldError("must be more than 0")
+    return seconds
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text into words as a shell does, without expanding anything. Raises FieldError."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise FieldError("has a quote that is not closed, or ends in a backslash") from error
+
+
+def _words(value: Any) -> Any:
+    return split_words(value) if isinstance(value, str) else value
+
+
+Text = Annotated[str, AfterValidator(check_word)]
+Name = Annotated[str, AfterValidator(_not_empty), AfterValidator(check_word)]
+EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
+Duration = Annotated[float, BeforeValidator(duration)]
+Words = Annotated[list[Text], BeforeValidator(_words)]
+Nice = Annotated[int, Field(ge=0, le=19)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Positive = Annotated[int, Field(ge=1)]

@@ -1,0 +1,431 @@
+"""The combinations of a batch: lazily, by index, with their command lines and keys.
+
+Here live the values that are computed (ranges, linspace, logspace), the grid of axes with what is excluded
+and included, the templates `{name}` and the job keys. Everything is pure: what was read from files comes in
+as sequences of text, what comes out are `model.Job`s. Mistakes in a jobs file are found in `specs`, which
+knows where they are written; texts that get here hold no NUL and can be encoded.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from enum import Enum, auto
+from functools import cached_property, reduce
+from hashlib import blake2b
+from itertools import chain, compress, product
+from math import prod
+from operator import and_, itemgetter
+from sys import maxsize
+from typing import overload
+
+from pisa_fab.model import Job, job_name
+
+# The variables that every job has.
+BUILT_IN = ("job", "output")
+
+# Values hold no lone high surrogates, so these can stand for what is not known when a key is made.
+_JOB, _OUTPUT, _ENV, _AGAIN = "\ud800", "\ud801", "\ud802", "\ud803"
+
+# An axis up to this length is kept as a table of its cells; those of a longer one are made on demand.
+_TABLE = 65536
+
+
+# ----------------------------------------------------------------------------------------------------
+# Values that are computed
+# ----------------------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def number(text: str) -> Decimal:
+    """Read a decimal number, in scientific notation or not. Raises ValueError in words for the user."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("is not a number")
+    value = Decimal(text)
+    if len(text) > 100 or abs(value.adjusted()) > 100:
+        raise ValueError("is too large or too small a number")
+    return value
+
+
+class _Computed(Sequence[str]):
+    """Values that are computed when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self._value(i) for i in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        return self._value(index % self._count)
+
+    def _value(self, index: int) -> str:
+        raise NotImplementedError
+
+
+class Steps(_Computed):
+    """From `start` in steps, never past `stop`; exact.
+
+    All values have as many decimals as the one of `start` and `step` that has more. Raises ValueError, in
+    words for the user, when no value results or more than `sys.maxsize`.
+    """
+
+    def __init__(self, start: Decimal, stop: Decimal, step: Decimal) -> None:
+        if not step:
+            raise ValueError("step must not be 0")
+        if (stop - start) * step < 0:
+            relation, sign = ("less", "negative") if stop < start else ("more", "positive")
+            raise ValueError(f"the last value is {relation} than the first, so step must be {sign}")
+        self._decimals = max(_decimals(start), _decimals(step))
+        fine = max(self._decimals, _decimals(stop))
+        first, last, by = (_scaled(value, fine) for value in (start, stop, step))
+        super().__init__((last - first) // by + 1)
+        if self._count > maxsize:
+            raise ValueError("has more values than can be counted")
+        self._first, self._by = _scaled(start, self._decimals), _scaled(step, self._decimals)
+
+    def _value(self, index: int) -> str:
+        value = self._first + index * self._by
+        if not self._decimals:
+            return str(value)
+        whole, part = divmod(abs(value), 10**self._decimals)
+        return f"{'-' if value < 0 else ''}{whole}.{part:0{self._decimals}d}"
+
+
+class Linspace(_Computed):
+    """`count` evenly spaced values from `start` to `stop`, both included: the shortest text of the float."""
+
+    def __init__(self, start: Decimal, stop: Decimal, count: int) -> None:
+        decimals = max(_decimals(start), _decimals(stop))
+        super().__init__(count)
+        self._first, self._last = _scaled(start, decimals), _scaled(stop, decimals)
+        self._gaps = max(count - 1, 1)
+        self._divisor = self._gaps * 10**decimals
+
+    def _value(self, index: int) -> str:
+        # Whole numbers divided once: the result is the float nearest to the exact value.
+        return repr((self._first * (self._gaps - index) + self._last * index) / self._divisor)
+
+
+class Logspace(_Computed):
+    """`count` values from `start` to `stop`, both included and above 0, each the same multiple of the last.
+
+    `start` and `stop` are the values themselves, not their logarithms (as NumPy's `geomspace`).
+    """
+
+    def __init__(self, start: Decimal, stop: Decimal, count: int) -> None:
+        super().__init__(count)
+        self._start, self._stop = start, stop
+        self._gaps = max(count - 1, 1)
+
+    def _value(self, index: int) -> str:
+        if index in (0, self._gaps):
+            return repr(float(self._start if index == 0 else self._stop))
+        with localcontext() as context:
+            context.prec = 40  # far more than a float has, so that 10 to 1000 passes through 100.0
+            exponent = self._start.ln() * (self._gaps - index) + self._stop.ln() * index
+            return repr(float((exponent / self._gaps).exp()))
+
+
+def _decimals(value: Decimal) -> int:
+    return max(0, -int(value.as_tuple().exponent))
+
+
+def _scaled(value: Decimal, decimals: int) -> int:
+    """Give the value in units of 10^-decimals, where that is a whole number."""
+    sign, digits, exponent = value.as_tuple()
+    magnitude: int = int("".join(map(str, digits))) * 10 ** (int(exponent) + decimals)
+    return -magnitude if sign else magnitude
+
+
+# ----------------------------------------------------------------------------------------------------
+# Columns, axes, templates
+# ----------------------------------------------------------------------------------------------------
+
+
+class Kind(Enum):
+    """What a column adds to the command line."""
+
+    OPTION = auto()  # -n 3
+    JOINED = auto()  # --n=3
+    FLAG = auto()  # --fast, or nothing
+    VARIABLE = auto()  # nothing by itself: it is used as {name}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the sweep. `name` is without the `=` that ends the key of a joined option."""
+
+    name: str
+    kind: Kind
+
+    @classmethod
+    def of_key(cls, key: str, *, flag: bool = False) -> Column:
+        """Read a key of the sweep: `-n`, `--n=` or `n`."""
+        if not key.startswith("-"):
+            return cls(key, Kind.VARIABLE)
+        if key.endswith("="):
+            return cls(key[:-1], Kind.JOINED)
+        return cls(key, Kind.FLAG if flag else Kind.OPTION)
+
+    def words(self, value: str | None) -> str:
+        """Give the words that this value adds to the command line, each ended by a NUL."""
+        if value is None or self.kind is Kind.VARIABLE:
+            return ""
+        if self.kind is Kind.OPTION:
+            return f"{self.name}\0{value}\0"
+        if self.kind is Kind.JOINED:
+            return f"{self.name}={value}\0"
+        return f"{self.name}\0" if value == "true" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Columns that vary together: `values` holds one sequence a column, all of one length."""
+
+    columns: tuple[Column, ...]
+    values: tuple[Sequence[str], ...]
+
+    def __len__(self) -> int:
+        return len(self.values[0])
+
+    def row(self, index: int) -> tuple[str, ...]:
+        """Give the cells of one row, see `_cells`."""
+        return _cells(self.columns, [values[index] for values in self.values])
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Give the cells of every row."""
+        return (_cells(self.columns, values) for values in zip(*self.values, strict=True))
+
+
+def _cells(columns: Sequence[Column], values: Iterable[str | None]) -> tuple[str, ...]:
+    """Give two texts a column: its value, and the words that it adds to the command line."""
+    pairs = zip(columns, values, strict=True)
+    return tuple(chain.from_iterable((value or "", column.words(value)) for column, value in pairs))
+
+
+_TEMPLATE = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_-]*)\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+def is_variable_name(name: str) -> bool:
+    """Say whether `{name}` can stand in a template."""
+    return _VARIABLE.fullmatch(name) is not None
+
+
+def names_in(template: str) -> list[str]:
+    """Give the variables that a template uses, in order."""
+    return [match[2] for match in _TEMPLATE.finditer(template) if match[2]]
+
+
+def escaped(text: str) -> str:
+    """Give the template that renders to this text."""
+    return _TEMPLATE.sub(r"{\g<0>}", text)
+
+
+class _Text:
+    """A text with gaps, which are filled from the cells of a row: pieces are text, or the index of a cell."""
+
+    def __init__(self, pieces: Iterable[str | int]) -> None:
+        pieces = list(pieces)
+        gaps = [piece for piece in pieces if isinstance(piece, int)]
+        # One % on a tuple that itemgetter picks is the fastest way there is, and it runs a million times.
+        self._format = "".join("%s" if isinstance(p, int) else p.replace("%", "%%") for p in pieces)
+        self._pick = itemgetter(*gaps) if gaps else None
+
+    def fill(self, cells: Sequence[str]) -> str:
+        return self._format % (self._pick(cells) if self._pick else ())
+
+
+# ----------------------------------------------------------------------------------------------------
+# The plan
+# ----------------------------------------------------------------------------------------------------
+
+
+class Plan:
+    """The combinations of a batch; implements `model.Plan`.
+
+    Args:
+        identity: what is run, as far as it decides a job's key: `("script", "fib.py")` or `("command",)`.
+        prefix: the first words of every command line, as they are: interpreter and script.
+        words: the templates of the words that follow.
+        axes: they multiply; the last varies fastest. Their options follow the words in this order.
+        exclude: a combination goes when for all columns of one entry its value is among those given.
+        include: combinations that are added at the end; a column may be left out.
+        env: templates of the values of environment variables.
+        output: the absolute run directory, for `{output}`.
+    """
+
+    def __init__(
+        self,
+        identity: Sequence[str],
+        prefix: Sequence[str] = (),
+        words: Sequence[str] = (),
+        axes: Sequence[Axis] = (),
+        exclude: Sequence[Mapping[str, frozenset[str]]] = (),
+        include: Sequence[Mapping[str, str]] = (),
+        env: Mapping[str, str] | None = None,
+        output: str = "",
+    ) -> None:
+        self._columns = [column for axis in axes for column in axis.columns]
+        self.columns: tuple[str, ...] = tuple(column.name for column in self._columns)
+        self._axes, self._exclude = tuple(axes), tuple(exclude)
+        self._include = tuple(tuple(entry.get(name) for name in self.columns) for entry in include)
+        self._prefix, self._output = tuple(prefix), output
+        self._identity = "".join(f"{word}\0" for word in identity)
+        self._grid = prod(len(axis) for axis in axes)
+        options = [2 * i + 1 for i, column in enumerate(self._columns) if column.kind is not Kind.VARIABLE]
+        self._words = _Text([*chain.from_iterable(self._pieces(word, "\0") for word in words), *options])
+        settings = sorted((env or {}).items())
+        self._env = _Text(
+            chain.from_iterable((f"{name}=", *self._pieces(text, "\0")) for name, text in settings)
+        )
+        self._has_marks = any(set(BUILT_IN) & {*names_in(text)} for text in (*words, *(env or {}).values()))
+
+    def _pieces(self, template: str, end: str) -> Iterator[str | int]:
+        marks = {"job": _JOB, "output": _OUTPUT}
+        start = 0
+        for match in _TEMPLATE.finditer(template):
+            yield template[start : match.start()]
+            literal, name = match.groups()
+            if literal:
+                yield f"{{{literal}}}"
+            else:
+                yield marks[name] if name in marks else 2 * self.columns.index(name)
+            start = match.end()
+        yield template[start:] + end
+
+    @property
+    def size(self) -> int:
+        """How many combinations there are before any is excluded; may be more than `len` can say."""
+        return self._grid + len(self._include)
+
+    def __len__(self) -> int:
+        """Say how many combinations there are. Raises OverflowError beyond `sys.maxsize`."""
+        return (self._grid if self._kept is None else len(self._kept)) + len(self._include)
+
+    @cached_property
+    def _kept(self) -> array[int] | None:
+        """The indices in the grid that are not excluded, None for all."""
+        if not self._exclude:
+            return None
+        # Bit e of a row: as far as this axis goes, entry e excludes it.
+        masks = [[self._mask(axis, row) for row in zip(*axis.values, strict=True)] for axis in self._axes]
+        return array("Q", (i for i, row in enumerate(product(*masks)) if not reduce(and_, row)))
+
+    def _mask(self, axis: Axis, row: tuple[str, ...]) -> int:
+        cells = [(column.name, value) for column, value in zip(axis.columns, row, strict=True)]
+        return sum(
+            1 << bit
+            for bit, entry in enumerate(self._exclude)
+            if all(value in entry[name] for name, value in cells if name in entry)
+        )
+
+    def keys(self) -> Sequence[str]:
+        """Give the key of every combination, in order.
+
+        A key is a hash of the rendered command line without its interpreter, and of the environment; `{job}`
+        and `{output}` go in as they are. The second identical combination has a key of its own, and so on.
+        """
+        return self._keys
+
+    @cached_property
+    def _keys(self) -> tuple[str, ...]:
+        keys = [_digest(text) for text in self._key_texts()]
+        if len(set(keys)) < len(keys):
+            times: dict[str, int] = {}
+            for i, (key, text) in enumerate(zip(keys, self._key_texts(), strict=True)):
+                times[key] = nth = times.get(key, 0) + 1
+                if nth > 1:
+                    keys[i] = _digest(f"{text}{_AGAIN}{nth}")
+        return tuple(keys)
+
+    def _key_texts(self) -> Iterator[str]:
+        words, env = self._words.fill, self._env.fill
+        return (f"{self._identity}{words(cells)}{_ENV}{env(cells)}" for cells in self._all_cells())
+
+    def _all_cells(self) -> Iterator[tuple[str, ...]]:
+        rows: Iterable[tuple[tuple[str, ...], ...]] = product(*(axis.rows() for axis in self._axes))
+        if self._kept is not None:
+            selected = bytearray(self._grid)
+            for index in self._kept:
+                selected[index] = 1
+            rows = compress(rows, selected)
+        grid = map(tuple, map(chain.from_iterable, rows))
+        return chain(grid, (_cells(self._columns, values) for values in self._include))
+
+    @cached_property
+    def _tables(self) -> list[tuple[Axis | list[tuple[str, ...]], int, int]]:
+        """For each axis its cells (where it is short enough), its stride in the grid and its length."""
+        tables: list[tuple[Axis | list[tuple[str, ...]], int, int]] = []
+        stride = self._grid
+        for axis in self._axes:
+            stride //= len(axis)
+            tables.append((list(axis.rows()) if len(axis) <= _TABLE else axis, stride, len(axis)))
+        return tables
+
+    def _grid_cells(self, index: int) -> tuple[str, ...]:
+        cells: list[str] = []
+        for rows, stride, length in self._tables:
+            at = index // stride % length
+            cells += rows[at] if isinstance(rows, list) else rows.row(at)
+        return tuple(cells)
+
+    def job(self, index: int, number: int) -> Job:
+        """Render one combination as the job with this number; the first call makes all keys.
+
+        Raises IndexError.
+        """
+        grid = self._grid if self._kept is None else len(self._kept)
+        if not 0 <= index < grid + len(self._include):
+            raise IndexError(index)
+        arguments: Iterable[str | None]
+        if index < grid:
+            cells = self._grid_cells(index if self._kept is None else self._kept[index])
+            arguments = cells[::2]
+        else:
+            arguments = self._include[index - grid]
+            cells = _cells(self._columns, arguments)
+        words, env = self._words.fill(cells), self._env.fill(cells)
+        if self._has_marks:
+            words, env = self._settled(words, number), self._settled(env, number)
+        return Job(
+            number=number,
+            key=self._keys[index],
+            argv=(*self._prefix, *words.split("\0")[:-1]),
+            env=dict(item.split("=", 1) for item in env.split("\0")[:-1]),
+            arguments=dict(zip(self.columns, arguments, strict=True)),
+        )
+
+    def _settled(self, text: str, number: int) -> str:
+        return text.replace(_JOB, job_name(number)).replace(_OUTPUT, self._output)
+
+
+def _digest(text: str) -> str:
+    # surrogatepass: file names that are not UTF-8 come as lone surrogates, and so do the marks above.
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def assign_numbers(keys: Sequence[str], known: Mapping[str, int], next_number: int) -> Sequence[int]:
+    """Give every key its number: the known ones keep theirs, new ones get `next_number` and so on."""
+    if not known:
+        return range(next_number, next_number + len(keys))
+    numbers = []
+    for key in keys:
+        number = known.get(key)
+        if number is None:
+            number, next_number = next_number, next_number + 1
+        numbers.append(number)
+    return numbers
