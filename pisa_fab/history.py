@@ -1,0 +1,219 @@
+"""What the events amount to: for the head while it runs, for `status` and for `collect`.
+
+A fold over the journal like `scheduler`, which is inside: that knows which job is in which state, this knows
+also what jobs are, how they ended, what became of the hosts, and how fast it goes. Pure: time is an argument.
+Two clocks are told apart: `time` is Unix time, as the journal has it; `now` is monotonic, for the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pisa_fab.model import (
+    Accept,
+    Action,
+    AttemptEnded,
+    AttemptStarted,
+    Ending,
+    Event,
+    HostLost,
+    HostReady,
+    HostUnusable,
+    JobGivenUp,
+    JobRecord,
+    JobsAdded,
+    JobsReopened,
+    JobState,
+    Outcome,
+    RunClosed,
+    RunOpened,
+)
+from pisa_fab.pace import Pace
+from pisa_fab.scheduler import Decision, Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a job went: the last of its attempts that ended by itself, and counted.
+
+    Attributes:
+        job, attempt, host: which it was and where.
+        started: Unix time, on the head's clock.
+        outcome: what the worker said of it.
+    """
+
+    job: int
+    attempt: int
+    host: str
+    started: float
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class HostView:
+    """Where a host stands in the run.
+
+    Attributes:
+        name: of the host.
+        state: `ready`, `lost` or `unusable`.
+        slots: how many jobs it may run at once.
+        running: how many it runs.
+        done: how many attempts it has ended in this run that counted.
+        reason: why it is lost or unusable, or "".
+    """
+
+    name: str
+    state: str
+    slots: int = 0
+    running: int = 0
+    done: int = 0
+    reason: str = ""
+
+
+class History:
+    """What a run directory's events amount to.
+
+    Attributes:
+        scheduler: the state of every job.
+        records: what each job is, by number.
+        results: how each job went, by number; a job that was asked for again has none until it ends again.
+        hosts: the hosts of the last run, by name.
+        opened: the event that began the last run, None if there was none.
+        opened_at: its Unix time.
+        closed: the event that ended the last run, None while it runs, or if its head died.
+        last_at: Unix time of the last event.
+        next_number: the number that the next new job gets.
+    """
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler()
+        self.records: dict[int, JobRecord] = {}
+        self.results: dict[int, JobResult] = {}
+        self.hosts: dict[str, HostView] = {}
+        self.opened: RunOpened | None = None
+        self.opened_at = 0.0
+        self.closed: RunClosed | None = None
+        self.last_at = 0.0
+        self.next_number = 0
+        self._started: dict[int, float] = {}  # of the attempts that run or are in doubt
+        self._pace = Pace(0.0)
+
+    # -- events --------------------------------------------------------------------------------------
+
+    def apply(self, time: float, event: Event, now: float = 0.0) -> list[Action]:
+        """Take in a fact; give what is to be done with a result. `time` is Unix time, `now` monotonic."""
+        on_host = isinstance(event, AttemptEnded) and event.job in self.scheduler.running
+        actions = self.scheduler.apply(event, now)
+        self.last_at = time
+        match event:
+            case AttemptEnded():
+                if isinstance(actions[0], Accept):
+                    self._on_accepted(time, event, actions[0], on_host=on_host)
+            case AttemptStarted() if self.scheduler.running.get(event.job) is event:
+                self._on_decision(time, event)
+            case JobGivenUp():
+                self._on_decision(time, event)
+            case HostReady() | HostLost() | HostUnusable():
+                self._on_host(event)
+            case JobsAdded():
+                self.records.update(enumerate(event.records, start=event.first))
+                self.next_number = max(self.next_number, event.first + len(event.records))
+            case JobsReopened():
+                for job in event.jobs:
+                    self.results.pop(job, None)
+            case RunOpened():
+                self.opened, self.opened_at, self.closed = event, time, None
+                self.hosts.clear()
+                self._pace = Pace(time)
+            case RunClosed():
+                self.closed = event
+        return actions
+
+    def decide(self, time: float, now: float) -> list[Decision]:
+        """Let the scheduler decide, and take in what it decided; it need not be applied again."""
+        decisions = self.scheduler.decide(now)
+        for decision in decisions:
+            self._on_decision(time, decision)
+        return decisions
+
+    def _on_decision(self, time: float, event: Decision) -> None:
+        self.last_at = time
+        if isinstance(event, JobGivenUp):
+            self._started.pop(event.job, None)
+            self._pace.job_ended(time)
+            return
+        self._started[event.job] = time
+        if event.host in self.hosts:
+            self.hosts[event.host].running += 1
+
+    def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
+        started = self._started.pop(event.job)
+        if event.host in self.hosts:
+            host = self.hosts[event.host]
+            host.done += 1
+            host.running -= on_host
+        if event.outcome.ending is Ending.STOPPED:
+            return  # that is no result
+        self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
+        self._pace.attempt_ended(event.outcome.seconds)
+        if action.publish:
+            self._pace.job_ended(time)
+
+    def _on_host(self, event: HostReady | HostLost | HostUnusable) -> None:
+        host = self.hosts.setdefault(event.host, HostView(event.host, ""))
+        match event:
+            case HostReady():
+                if host.state == "lost":
+                    host.running = 0
+                host.state, host.slots, host.reason = "ready", event.slots, ""
+            case HostLost():
+                host.state, host.running, host.reason = "lost", 0, event.reason
+            case HostUnusable():
+                host.state, host.running, host.reason = "unusable", 0, event.reason
+
+    # -- what one may ask ----------------------------------------------------------------------------
+
+    def numbers(self) -> dict[str, int]:
+        """Give the number of every job that ever was, by its key."""
+        return {record.key: number for number, record in self.records.items()}
+
+    def failures(self) -> Iterator[JobResult | JobGivenUp]:
+        """Give the batch's failed jobs with their results, then those given up with the hosts they lost."""
+        for job in self.scheduler.jobs_in(JobState.FAILED):
+            yield self.results[job]
+        for job in self.scheduler.jobs_in(JobState.LOST):
+            yield JobGivenUp(job, self.scheduler.lost_with(job))
+
+    def rate(self, time: float) -> float | None:
+        """Give how many jobs end in a second, of late and in this run; None while that is unknown."""
+        return self._pace.rate(time, self._slots())
+
+    def eta(self, time: float) -> float | None:
+        """Estimate in how many seconds the last job ends; 0 when all have, None while that is unknown.
+
+        While jobs wait: what is unfinished by the rate of late, but no less than what one job takes. When all
+        that are left run, they run side by side and the rate says nothing: then it is what the job that was
+        started last still needs if it takes as long as the mean. If it has taken longer, nobody knows.
+        """
+        scheduler = self.scheduler
+        if scheduler.finished:
+            return 0.0
+        if self.closed is not None or not scheduler.ready_hosts:
+            return None
+        mean, rate = self._pace.mean_seconds(), self.rate(time)
+        if mean is None or rate is None:
+            return None
+        if scheduler.unfinished > len(scheduler.running):
+            return max(scheduler.unfinished / rate, mean)
+        youngest = max(self._started[job] for job in scheduler.running)
+        left = mean - (time - youngest)
+        return left if left > 0 else None
+
+    def _slots(self) -> int:
+        return sum(host.slots for host in self.hosts.values() if host.state == "ready")
+
+    @property
+    def jobs(self) -> Sequence[int]:
+        """The numbers of the batch's jobs, ascending."""
+        return self.scheduler.jobs

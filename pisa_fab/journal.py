@@ -1,0 +1,371 @@
+"""The journal: every event is one line of JSON, appended by the one head, replayed by whoever wants to know.
+
+The upper half is pure: `encode` and `decode` know the format and nothing of files. The lower half is the only
+writer of the file: it appends in batches, brings them safely to the disk, and cuts a torn tail. What events
+mean is `scheduler`'s and `history`'s business; who may write is `lock`'s.
+
+Format 1: `{"t": 1763797062.123, "e": "started", "job": 7, "attempt": 1, "host": "pc01"}`. `t` is Unix time
+on the head, `e` the kind of event. Kinds and fields that are not known are skipped, so a newer version may
+add some. When it changes what is there, it writes a higher `format` into its `run` lines, and this version
+refuses them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from sys import intern
+from typing import Any, BinaryIO
+
+from pisa_fab.errors import RunError
+from pisa_fab.model import (
+    AttemptEnded,
+    AttemptStarted,
+    Ending,
+    Event,
+    HostLost,
+    HostReady,
+    HostUnusable,
+    JobGivenUp,
+    JobRecord,
+    JobsAdded,
+    JobsReopened,
+    Outcome,
+    Policy,
+    RunClosed,
+    RunOpened,
+)
+
+FORMAT = 1
+
+Line = dict[str, Any]
+
+# ----------------------------------------------------------------------------------------------------
+# Events to text
+# ----------------------------------------------------------------------------------------------------
+
+
+def encode(time: float, event: Event) -> str:
+    """Give the line of an event, without its newline: ASCII. `time` is Unix time, kept to the millisecond."""
+    line: Line = {"t": round(time, 3), "e": ""}
+    match event:
+        case AttemptStarted():
+            line |= {"e": "started", "job": event.job, "attempt": event.attempt, "host": event.host}
+        case AttemptEnded():
+            line |= {"e": "ended", "job": event.job, "attempt": event.attempt, "host": event.host}
+            _put_outcome(line, event.outcome)
+        case JobGivenUp():
+            line |= {"e": "given up", "job": event.job, "hosts": event.hosts}
+        case HostReady():
+            line |= {"e": "ready", "host": event.host, "slots": event.slots}
+            line |= {"python": event.python, "cores": event.cores}
+        case HostUnusable():
+            line |= {"e": "unusable", "host": event.host, "reason": event.reason}
+        case HostLost():
+            line |= {"e": "lost", "host": event.host, "reason": event.reason, "ended": event.worker_ended}
+        case JobsAdded():
+            line |= {"e": "jobs", "first": event.first}
+            _put_records(line, event.records)
+        case JobsReopened():
+            line |= {"e": "reopened", "jobs": _ranges(event.jobs)}
+        case RunOpened():
+            line |= {"e": "run", "format": FORMAT, "version": event.version, "head": event.head}
+            line |= {"pid": event.pid, "jobs": _ranges(event.jobs), "policy": asdict(event.policy)}
+        case RunClosed():
+            line |= {"e": "closed", "reason": event.reason}
+    return json.dumps(line)
+
+
+def _put_outcome(line: Line, outcome: Outcome) -> None:
+    """Put in what is not as by default; that keeps the commonest line short."""
+    line["ending"] = outcome.ending.value
+    if outcome.exit_code is not None:
+        line["exit_code"] = outcome.exit_code
+    if outcome.signal is not None:
+        line["signal"] = outcome.signal
+    if outcome.seconds:
+        line["seconds"] = outcome.seconds
+    if outcome.user:
+        line["user"] = outcome.user
+    if outcome.system:
+        line["system"] = outcome.system
+    if outcome.memory:
+        line["memory"] = outcome.memory
+    if outcome.tail:
+        line["tail"] = outcome.tail
+
+
+def _put_records(line: Line, records: Sequence[JobRecord]) -> None:
+    """Put the columns in once, and of each job the values; or names and values if its columns differ."""
+    columns = list(records[0].arguments) if records else []
+    line["columns"] = columns
+    line["jobs"] = [
+        [
+            record.key,
+            record.argv,
+            list(record.arguments.values())
+            if list(record.arguments) == columns
+            else dict(record.arguments.items()),
+        ]
+        for record in records
+    ]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write numbers as `0-40,45`: a million in a row take a few bytes."""
+    if isinstance(numbers, range) and numbers.step == 1 and len(numbers) > 1:
+        return f"{numbers[0]}-{numbers[-1]}"
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Text to events
+# ----------------------------------------------------------------------------------------------------
+
+
+def decode(text: str) -> tuple[float, Event] | None:
+    """Give the time and the event of a line; None for a kind of event that this version does not know.
+
+    Raises ValueError for what is no line of a journal, RunError for a journal of a format that is too new.
+    """
+    line = json.loads(text)
+    try:
+        moment, kind = float(line["t"]), line["e"]
+        reader = _READERS.get(kind)
+        return None if reader is None else (moment, reader(line))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an event: {error!r}") from error
+
+
+def _number(line: Line, name: str) -> int:
+    value = line[name]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is no number")
+    return value
+
+
+def _text(line: Line, name: str) -> str:
+    """Give a text; the same text is the same object, because a few host names stand in a million lines."""
+    return intern(line[name])
+
+
+def _read_started(line: Line) -> Event:
+    return AttemptStarted(_number(line, "job"), _number(line, "attempt"), _text(line, "host"))
+
+
+def _read_ended(line: Line) -> Event:
+    get = line.get
+    outcome = Outcome(
+        Ending(line["ending"]),
+        get("exit_code"),
+        get("signal"),
+        get("seconds", 0.0),
+        get("user", 0.0),
+        get("system", 0.0),
+        get("memory", 0),
+        get("tail", ""),
+    )
+    return AttemptEnded(_number(line, "job"), _number(line, "attempt"), _text(line, "host"), outcome)
+
+
+def _read_given_up(line: Line) -> Event:
+    return JobGivenUp(_number(line, "job"), tuple(map(intern, line["hosts"])))
+
+
+def _read_ready(line: Line) -> Event:
+    return HostReady(_text(line, "host"), _number(line, "slots"), _text(line, "python"), line["cores"])
+
+
+def _read_unusable(line: Line) -> Event:
+    return HostUnusable(_text(line, "host"), _text(line, "reason"))
+
+
+def _read_lost(line: Line) -> Event:
+    return HostLost(_text(line, "host"), _text(line, "reason"), bool(line["ended"]))
+
+
+def _read_jobs(line: Line) -> Event:
+    columns = [intern(column) for column in line["columns"]]
+    return JobsAdded(_number(line, "first"), tuple(_read_record(columns, *job) for job in line["jobs"]))
+
+
+def _read_record(columns: list[str], key: str, argv: list[str], values: list[str | None] | Line) -> JobRecord:
+    arguments: Mapping[str, str | None]
+    arguments = values if isinstance(values, dict) else dict(zip(columns, values, strict=True))
+    return JobRecord(key, tuple(map(intern, argv)), arguments)
+
+
+def _read_reopened(line: Line) -> Event:
+    return JobsReopened(_read_ranges(line["jobs"]))
+
+
+def _read_run(line: Line) -> Event:
+    if _number(line, "format") > FORMAT:
+        raise RunError(
+            f"the journal is of format {line['format']}, written by pisa_fab {line['version']}",
+            "use that version, or a newer one, with this run directory",
+        )
+    known = {field.name for field in fields(Policy)}
+    policy = Policy(**{name: value for name, value in line["policy"].items() if name in known})
+    jobs = _read_ranges(line["jobs"])
+    return RunOpened(_text(line, "version"), _text(line, "head"), _number(line, "pid"), jobs, policy)
+
+
+def _read_closed(line: Line) -> Event:
+    return RunClosed(_text(line, "reason"))
+
+
+def _read_ranges(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)
+
+
+_READERS: Mapping[str, Callable[[Line], Event]] = {
+    "started": _read_started,
+    "ended": _read_ended,
+    "given up": _read_given_up,
+    "ready": _read_ready,
+    "unusable": _read_unusable,
+    "lost": _read_lost,
+    "jobs": _read_jobs,
+    "reopened": _read_reopened,
+    "run": _read_run,
+    "closed": _read_closed,
+}
+
+
+# ----------------------------------------------------------------------------------------------------
+# The file
+# ----------------------------------------------------------------------------------------------------
+
+Replay = Callable[[float, Event], object]
+
+
+def read(path: Path) -> Iterator[tuple[float, Event]]:
+    """Give the events of a journal that somebody else may be writing; a missing file has none.
+
+    Stops in silence before a torn tail. Raises RunError for a journal that is damaged in its middle or too
+    new, OSError if it cannot be read.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for _, found in _lines(file, path):
+            if found is not None:
+                yield found
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, tuple[float, Event] | None]]:
+    """Give what each line says, and where it ends; without the torn or spoilt lines at the end."""
+    end = 0
+    bad = 0
+    for count, text in enumerate(file, start=1):
+        if not text.endswith(b"\n"):
+            return  # what follows, if a head is writing, would be half a line
+        end += len(text)
+        try:
+            found = decode(text.decode("ascii"))
+        except ValueError:
+            bad = bad or count
+            continue
+        if bad:
+            raise RunError(
+                f"{path}:{bad}: this line is damaged, and good ones follow",
+                "delete the line; the job that it spoke of may be run once more",
+            )
+        yield end, found
+
+
+class Journal:
+    """The journal file, open for appending; made by `Journal.open`.
+
+    Attributes:
+        path: of the file.
+        cut: how many bytes of a torn tail were cut off when it was opened.
+    """
+
+    def __init__(self, path: Path, descriptor: int, size: int, cut: int) -> None:
+        self.path = path
+        self.cut = cut
+        self._descriptor = descriptor
+        self._size = size  # what is safe; there the next write begins
+        self._pending = bytearray()
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path, replay: Replay | None = None) -> Journal:
+        """Open a journal, or make it (0600), and hand its events to `replay` on the way.
+
+        A torn or spoilt tail is cut off: it was never acknowledged. Raises RunError for a journal that is
+        damaged in its middle or too new, OSError if it cannot be opened.
+        """
+        with contextlib.ExitStack() as stack:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            size = 0
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                for end, found in _lines(file, path):
+                    size = end
+                    if replay is not None and found is not None:
+                        replay(*found)
+            cut = os.fstat(descriptor).st_size - size
+            if cut:
+                os.ftruncate(descriptor, size)
+            stack.pop_all()
+        return cls(path, descriptor, size, cut)
+
+    def append(self, time: float, events: Iterable[Event]) -> None:
+        """Put events behind the others; they reach the file with the next `sync`. `time` is Unix time."""
+        for event in events:
+            self._pending += encode(time, event).encode("ascii")
+            self._pending += b"\n"
+
+    def sync(self) -> None:
+        """Bring everything appended to the disk; when this returns it is safe.
+
+        Raises OSError if that does not work (no space, quota, a broken disk). Nothing is lost then: the file
+        ends where it did before, and the next `sync` tries the same again.
+        """
+        if not self._pending:
+            return
+        try:
+            self._write()
+            os.fsync(self._descriptor)
+        except OSError:
+            # Should this fail too, the next try writes over the torn piece, and so does the next `open`.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(self._pending)
+        self._pending.clear()
+
+    def _write(self) -> None:
+        with memoryview(self._pending) as left:
+            done = 0
+            while done < len(left):
+                done += os.pwrite(self._descriptor, left[done:], self._size + done)
+
+    def close(self) -> None:
+        """Sync and close. Raises OSError as `sync` does; the file is closed then, too."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.sync()
+        finally:
+            os.close(self._descriptor)

@@ -1,0 +1,57 @@
+"""The life of a job as data: in which state, what may happen, and which state follows.
+
+`scheduler` acts by this table and the docs draw it. No behaviour lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from pisa_fab.model import JobState
+
+
+class Happening(StrEnum):
+    """What can happen to a job."""
+
+    STARTED = "given to a host"
+    SUCCEEDED = "exited with 0"
+    FAILED = "failed, no retries left"
+    FAILED_ONCE = "failed, retries left"
+    STOPPED = "stopped"
+    HOST_ENDED = "worker ended"
+    HOST_SILENT = "host lost"
+    HEAD_GONE = "another head took over"
+    GIVEN_UP = "too many hosts lost"
+    ALLOWED = "policy allows more"
+    REOPENED = "asked for again"
+
+
+FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.LOST)
+
+# What is not here changes nothing: a journal always loads, and a stray message does no harm.
+TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(
+    {
+        (JobState.WAITING, Happening.STARTED): JobState.RUNNING,
+        (JobState.WAITING, Happening.GIVEN_UP): JobState.LOST,
+        (JobState.RUNNING, Happening.SUCCEEDED): JobState.SUCCEEDED,
+        (JobState.RUNNING, Happening.FAILED): JobState.FAILED,
+        (JobState.RUNNING, Happening.FAILED_ONCE): JobState.WAITING,
+        (JobState.RUNNING, Happening.STOPPED): JobState.WAITING,
+        (JobState.RUNNING, Happening.HOST_ENDED): JobState.WAITING,
+        (JobState.RUNNING, Happening.HOST_SILENT): JobState.IN_DOUBT,
+        (JobState.RUNNING, Happening.HEAD_GONE): JobState.IN_DOUBT,
+        (JobState.IN_DOUBT, Happening.STARTED): JobState.RUNNING,
+        (JobState.IN_DOUBT, Happening.SUCCEEDED): JobState.SUCCEEDED,
+        (JobState.IN_DOUBT, Happening.FAILED): JobState.FAILED,
+        (JobState.IN_DOUBT, Happening.FAILED_ONCE): JobState.WAITING,
+        (JobState.IN_DOUBT, Happening.STOPPED): JobState.WAITING,
+        (JobState.IN_DOUBT, Happening.GIVEN_UP): JobState.LOST,
+        (JobState.FAILED, Happening.ALLOWED): JobState.WAITING,
+        (JobState.LOST, Happening.ALLOWED): JobState.WAITING,
+        (JobState.SUCCEEDED, Happening.REOPENED): JobState.WAITING,
+        (JobState.FAILED, Happening.REOPENED): JobState.WAITING,
+        (JobState.LOST, Happening.REOPENED): JobState.WAITING,
+    }
+)

@@ -1,0 +1,293 @@
+"""A whole pool in simulated time: hosts die, go silent and come back, messages come late, twice or never.
+
+The workers here keep the real worker's contract, and no more: they run what they are told until they are
+done or have heard nothing for a lease, and repeat a result until it is acknowledged. The head is the real
+scheduler, history and journal format. Whether attempts overlap is seen from what the workers did, not from
+our events.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count, pairwise
+
+import pytest
+
+from pisa_fab.history import History
+from pisa_fab.journal import decode, encode
+from pisa_fab.model import (
+    Accept,
+    AttemptEnded,
+    AttemptStarted,
+    Ending,
+    Event,
+    HostLost,
+    HostReady,
+    JobState,
+    Outcome,
+    Policy,
+    RunOpened,
+)
+
+JOBS = 300
+HOSTS = [f"pc{number:02d}" for number in range(12)]
+POLICY = Policy(retries=1000, max_losses=1000, lease=30.0, margin=3.0)
+PEACE = 12.0  # seconds between two accidents, in the mean
+QUIET = 3000.0  # seconds after which nothing goes wrong any more, so that the run ends
+STEPS = 200_000
+
+GOOD = Outcome(Ending.EXITED, exit_code=0)
+BAD = Outcome(Ending.EXITED, exit_code=1)
+STOPPED = Outcome(Ending.STOPPED, signal=15)
+
+
+@dataclass
+class Worker:
+    """One worker process: it outlives its connection, and its head, by a lease at the most."""
+
+    host: str
+    slots: int
+    heard_at: float
+    alive: bool = True
+    cut: bool = False  # it runs, but nothing gets through
+    running: dict[tuple[int, int], float] = field(default_factory=dict)  # attempt -> when it began
+    unacknowledged: dict[tuple[int, int], Outcome] = field(default_factory=dict)
+
+
+class Simulation:
+    """The world: a heap of things to come, workers, and a head that may be replaced."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.order = count()
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.journal: list[str] = []
+        self.history = History()
+        self.generation = 0  # of the head; messages to an earlier one are lost
+        self.workers: dict[str, Worker] = {}  # those that the head talks to
+        self.intervals: dict[int, list[tuple[float, float]]] = defaultdict(list)  # when a job really ran
+        self.succeeded: list[int] = []
+        self.accidents: set[str] = set()
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        heappush(self.agenda, (self.now + seconds, next(self.order), action))
+
+    def run(self) -> None:
+        self.open_run()
+        self.later(self.random.expovariate(1 / PEACE), self.accident)
+        for _ in range(STEPS):
+            if self.history.scheduler.finished:
+                return
+            self.now, _, action = heappop(self.agenda)
+            action()
+            self.decide()
+            self.check()
+        raise AssertionError(f"not finished at {self.now:.0f} s: {self.history.scheduler.counts()}")
+
+    # -- the head ------------------------------------------------------------------------------------
+
+    def happen(self, event: Event) -> None:
+        self.journal.append(encode(self.now, event))
+        for action in self.history.apply(self.now, event, self.now):
+            if isinstance(action, Accept) and action.publish:
+                assert isinstance(event, AttemptEnded)
+                assert event.outcome.succeeded
+                self.succeeded.append(action.job)
+            self.send_acknowledgement(action.host, (action.job, action.attempt))
+
+    def open_run(self) -> None:
+        """A head comes up: it replays the journal, and every host gets a new worker after a while."""
+        self.generation += 1
+        self.workers = {}
+        self.history = History()
+        for line in self.journal:
+            found = decode(line)
+            assert found is not None
+            self.history.apply(*found)
+        self.happen(RunOpened("1", "head", self.generation, tuple(range(JOBS)), POLICY))
+        for host in HOSTS:
+            self.connect_later(host)
+
+    def decide(self) -> None:
+        decisions = self.history.decide(self.now, self.now)
+        for decision in decisions:
+            self.journal.append(encode(self.now, decision))
+            assert isinstance(decision, AttemptStarted)
+            self.order_start(self.workers[decision.host], decision)
+        wake_at = self.history.scheduler.wake_at()
+        if wake_at is not None:
+            assert wake_at > self.now
+            self.later(wake_at - self.now, lambda: None)
+
+    def connect_later(self, host: str) -> None:
+        generation = self.generation
+
+        def connect() -> None:
+            if generation == self.generation and host not in self.workers:
+                slots = self.random.randint(1, 4)
+                self.workers[host] = Worker(host, slots, self.now)
+                self.happen(HostReady(host, slots))
+                self.lookup(self.workers[host])
+
+        self.later(self.random.uniform(0.5, 90.0), connect)
+
+    def lose(self, worker: Worker, *, ended: bool) -> None:
+        """The head notices, or decides, that a host is gone; it tries to come back with a new worker."""
+        if self.workers.get(worker.host) is worker:
+            del self.workers[worker.host]
+            self.happen(HostLost(worker.host, "gone", worker_ended=ended))
+            self.connect_later(worker.host)
+
+    # -- messages ------------------------------------------------------------------------------------
+
+    def delay(self) -> float:
+        return self.random.choice([0.001, 0.1, 2.0])
+
+    def order_start(self, worker: Worker, start: AttemptStarted) -> None:
+        attempt = (start.job, start.attempt)
+
+        def begin() -> None:
+            if worker.alive and not worker.cut:
+                worker.heard_at = self.now
+                worker.running[attempt] = self.now
+                assert len(worker.running) <= worker.slots
+                self.later(self.random.expovariate(1 / 20), lambda: self.end(worker, attempt))
+
+        # Orders of one connection keep their order, and come before results that answer them.
+        self.later(0.001, begin)
+
+    def send_acknowledgement(self, host: str, attempt: tuple[int, int]) -> None:
+        worker = self.workers.get(host)
+        if worker is not None and not worker.cut and self.random.random() < 0.9:
+            self.later(self.delay(), lambda: worker.unacknowledged.pop(attempt, None) and None)
+
+    def report(self, worker: Worker, attempt: tuple[int, int]) -> None:
+        """Send a result again and again until it is acknowledged, or nobody is left to do so."""
+        if not worker.alive or attempt not in worker.unacknowledged:
+            return
+        outcome = worker.unacknowledged[attempt]
+        generation = self.generation
+        if not worker.cut:
+            for _ in range(self.random.choice([1, 1, 2])):
+                self.later(self.delay(), lambda: self.receive(generation, worker, attempt, outcome))
+        self.later(5.0, lambda: self.report(worker, attempt))
+
+    def receive(self, generation: int, worker: Worker, attempt: tuple[int, int], outcome: Outcome) -> None:
+        if generation == self.generation:
+            self.happen(AttemptEnded(*attempt, worker.host, outcome))
+
+    # -- workers -------------------------------------------------------------------------------------
+
+    def end(self, worker: Worker, attempt: tuple[int, int], outcome: Outcome | None = None) -> None:
+        if not worker.alive or attempt not in worker.running:
+            return
+        self.intervals[attempt[0]].append((worker.running.pop(attempt), self.now))
+        chance = self.random.random()
+        worker.unacknowledged[attempt] = outcome or (
+            GOOD if chance < 0.8 else BAD if chance < 0.95 else STOPPED
+        )
+        self.report(worker, attempt)
+
+    def lookup(self, worker: Worker) -> None:
+        """The heartbeat: a worker that hears nothing for a lease ends its jobs and leaves."""
+        if not worker.alive:
+            return
+        if self.workers.get(worker.host) is worker and not worker.cut:
+            worker.heard_at = self.now
+        elif self.now >= worker.heard_at + POLICY.lease:
+            self.die(worker)
+            return
+        self.later(min(5.0, worker.heard_at + POLICY.lease - self.now), lambda: self.lookup(worker))
+
+    def die(self, worker: Worker) -> None:
+        """A worker ends, and its jobs with it."""
+        worker.alive = False
+        for (job, _), began in worker.running.items():
+            self.intervals[job].append((began, self.now))
+        worker.running.clear()
+
+    # -- accidents -----------------------------------------------------------------------------------
+
+    def accident(self) -> None:
+        if self.now > QUIET:
+            return
+        kind = self.random.choice(["crash", "power", "silence", "hiccup", "slots", "head"])
+        self.later(self.random.expovariate(1 / PEACE), self.accident)
+        if kind == "head":
+            if self.random.random() < 0.3:
+                self.accidents.add(kind)
+                self.open_run()
+            return
+        if not self.workers:
+            return
+        worker = self.random.choice([self.workers[host] for host in sorted(self.workers)])
+        self.accidents.add(kind)
+        if kind == "crash":  # the worker is seen to end; what it had said before is on its way
+            self.die(worker)
+            self.later(0.0, lambda: self.lose(worker, ended=True))
+        elif kind == "power":  # it ends, and nobody can know
+            self.die(worker)
+            self.later(self.random.uniform(0.0, POLICY.lease), lambda: self.lose(worker, ended=False))
+        elif kind in ("silence", "hiccup"):
+            worker.cut = True
+            self.later(self.random.uniform(0.0, POLICY.lease), lambda: self.lose(worker, ended=False))
+            if kind == "hiccup":  # the old worker is heard again, maybe after it was given up
+                self.later(self.random.uniform(1.0, POLICY.lease), lambda: setattr(worker, "cut", False))
+        else:
+            worker.slots = max(worker.slots, slots := self.random.randint(0, 4))
+            self.happen(HostReady(worker.host, slots))
+            self.later(30.0, lambda: self.restore(worker))
+
+    def restore(self, worker: Worker) -> None:
+        if self.workers.get(worker.host) is worker:
+            self.happen(HostReady(worker.host, worker.slots))
+
+    # -- what must hold ------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        scheduler, hosts = self.history.scheduler, self.history.hosts
+        counts = scheduler.counts()
+        assert sum(counts.values()) == JOBS
+        assert counts[JobState.RUNNING] == len(scheduler.running)
+        assert counts[JobState.IN_DOUBT] == len(scheduler.doubts)
+        assert counts[JobState.SUCCEEDED] == len(self.succeeded) == len(set(self.succeeded))
+        assert scheduler.ready_hosts == self.workers.keys()
+        free = 0
+        for host, worker in self.workers.items():
+            running, slots = scheduler.load(host)
+            assert running == hosts[host].running <= worker.slots
+            free += max(0, slots - running)
+        assert not (free and counts[JobState.WAITING])
+
+    def check_end(self) -> None:
+        assert sorted(self.succeeded) == list(range(JOBS))
+        assert self.history.results.keys() == set(range(JOBS))
+        for job, intervals in self.intervals.items():
+            intervals.sort()
+            for (_, ended), (began, _) in pairwise(intervals):
+                assert ended <= began, f"two attempts of job {job} overlapped"
+        replay = History()
+        for line in self.journal:
+            found = decode(line)
+            assert found is not None
+            replay.apply(*found)
+        assert replay.scheduler.snapshot() == self.history.scheduler.snapshot()
+        assert replay.hosts == self.history.hosts
+        assert [r.attempt for r in replay.results.values()] == [
+            r.attempt for r in self.history.results.values()
+        ]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_job_succeeds_exactly_once_whatever_dies(seed: int) -> None:
+    simulation = Simulation(seed)
+    simulation.run()
+    simulation.check_end()
+    assert simulation.accidents  # or the seed showed nothing

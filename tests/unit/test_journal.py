@@ -1,0 +1,430 @@
+"""The journal: what goes in comes out, whatever tears the file or fills the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pisa_fab.errors import RunError
+from pisa_fab.journal import FORMAT, Journal, decode, encode, read
+from pisa_fab.model import (
+    AttemptEnded,
+    AttemptStarted,
+    Ending,
+    Event,
+    HostLost,
+    HostReady,
+    HostUnusable,
+    JobGivenUp,
+    JobRecord,
+    JobsAdded,
+    JobsReopened,
+    Outcome,
+    Policy,
+    RunClosed,
+    RunOpened,
+)
+
+Entry = tuple[float, Event]
+
+# -- any event ---------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates too: undecodable bytes
+NUMBER = st.integers(0, 2**31)
+SECONDS = st.floats(0, 1e9)
+NUMBERS = st.lists(st.integers(0, 50), unique=True).map(sorted).map(tuple)
+OUTCOME = st.builds(
+    Outcome,
+    ending=st.sampled_from(Ending),
+    exit_code=st.none() | st.integers(0, 255),
+    signal=st.none() | st.integers(1, 64),
+    seconds=SECONDS,
+    user=SECONDS,
+    system=SECONDS,
+    memory=NUMBER,
+    tail=TEXT,
+)
+POLICY = st.builds(Policy, retries=NUMBER, max_losses=NUMBER, lease=SECONDS, margin=SECONDS)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> tuple[JobRecord, ...]:
+    columns = draw(st.lists(TEXT, max_size=3, unique=True))
+    same = st.fixed_dictionaries({name: st.none() | TEXT for name in columns})
+    own = st.dictionaries(TEXT, st.none() | TEXT, max_size=3)
+    arguments = same if draw(st.booleans()) else own
+    record = st.builds(JobRecord, TEXT, st.lists(TEXT, max_size=4).map(tuple), arguments)
+    return tuple(draw(st.lists(record, max_size=4)))
+
+
+KINDS: dict[type, st.SearchStrategy[Event]] = {
+    RunOpened: st.builds(RunOpened, TEXT, TEXT, NUMBER, NUMBERS, POLICY),
+    JobsAdded: st.builds(JobsAdded, NUMBER, records()),
+    JobsReopened: st.builds(JobsReopened, NUMBERS),
+    HostReady: st.builds(HostReady, TEXT, NUMBER, TEXT, NUMBER),
+    HostUnusable: st.builds(HostUnusable, TEXT, TEXT),
+    HostLost: st.builds(HostLost, TEXT, TEXT, st.booleans()),
+    AttemptStarted: st.builds(AttemptStarted, NUMBER, NUMBER, TEXT),
+    AttemptEnded: st.builds(AttemptEnded, NUMBER, NUMBER, TEXT, OUTCOME),
+    JobGivenUp: st.builds(JobGivenUp, NUMBER, st.lists(TEXT, max_size=3).map(tuple)),
+    RunClosed: st.builds(RunClosed, TEXT),
+}
+TIMES = st.floats(0, 4e9).map(lambda moment: round(moment, 3))
+
+
+@given(TIMES, st.one_of(*KINDS.values()))
+def test_an_event_comes_back_as_it_was(moment: float, event: Event) -> None:
+    line = encode(moment, event)
+    assert line.isascii()
+    assert "\n" not in line
+    assert decode(line) == (moment, event)
+
+
+def test_every_kind_of_event_is_in_the_test_above() -> None:
+    assert KINDS.keys() == set(get_args(Event))
+
+
+def test_a_line_reads_as_the_documentation_says() -> None:
+    assert encode(1763797062.12345, AttemptStarted(7, 1, "pc01")) == (
+        '{"t": 1763797062.123, "e": "started", "job": 7, "attempt": 1, "host": "pc01"}'
+    )
+    assert encode(1.0, AttemptEnded(7, 1, "pc01", Outcome(Ending.EXITED, exit_code=0))) == (
+        '{"t": 1.0, "e": "ended", "job": 7, "attempt": 1, "host": "pc01", "ending": "exited", "exit_code": 0}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("jobs", "text"),
+    [
+        (range(1_000_000), "0-999999"),
+        ((*range(41), 45), "0-40,45"),
+        ([3], "3"),
+        ((), ""),
+        ((1, 3, 5, 6), "1,3,5-6"),
+        (range(0, 6, 2), "0,2,4"),
+    ],
+)
+def test_job_numbers_are_written_as_ranges(jobs: tuple[int, ...], text: str) -> None:
+    line = encode(0.0, JobsReopened(jobs))
+    assert json.loads(line)["jobs"] == text
+    assert decode(line) == (0.0, JobsReopened(tuple(jobs)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        '"started"',
+        "{}",
+        '{"e": "closed", "reason": "finished"}',
+        '{"t": "now", "e": "closed", "reason": "finished"}',
+        '{"t": 1, "e": ["closed"]}',
+        '{"t": 1, "e": "closed"}',
+        '{"t": 1, "e": "closed", "reason": 3}',
+        '{"t": 1, "e": "started", "job": "7", "attempt": 1, "host": "a"}',
+        '{"t": 1, "e": "started", "job": -7, "attempt": 1, "host": "a"}',
+        '{"t": 1, "e": "ended", "job": 7, "attempt": 1, "host": "a", "ending": "bored"}',
+        '{"t": 1, "e": "reopened", "jobs": "1-x"}',
+        '{"t": 1, "e": "jobs", "first": 0, "columns": ["-n"], "jobs": [["k", ["a"], []]]}',
+        '{"t": 1, "e": "jobs", "first": 0, "columns": ["-n"], "jobs": [["k"]]}',
+    ],
+)
+def test_what_is_no_event_is_refused(line: str) -> None:
+    with pytest.raises(ValueError):
+        decode(line)
+
+
+def test_kinds_and_fields_of_newer_versions_are_skipped() -> None:
+    assert decode('{"t": 1, "e": "host adopted", "host": "a"}') is None
+    assert decode('{"t": 1, "e": "closed", "reason": "finished", "mood": "good"}') == (
+        1.0,
+        RunClosed("finished"),
+    )
+    newer = json.loads(encode(1.0, RunOpened("9.9", "pc01", 1, (0,))))
+    newer["policy"]["speculate"] = True
+    assert decode(json.dumps(newer)) == (1.0, RunOpened("9.9", "pc01", 1, (0,)))
+
+
+def test_a_newer_format_is_refused_with_a_tip(tmp_path: Path) -> None:
+    line = json.loads(encode(1.0, RunOpened("9.9", "pc01", 1, (0,))))
+    line["format"] = FORMAT + 1
+    path = tmp_path / "journal"
+    text = json.dumps(line) + "\n"
+    path.write_text(text)
+    for use in (lambda: Journal.open(path), lambda: list(read(path))):
+        with pytest.raises(RunError, match=r"pisa_fab 9\.9") as caught:
+            use()
+        assert caught.value.hint
+    assert path.read_text() == text
+
+
+# -- the file ----------------------------------------------------------------------------------------
+
+OPENED = RunOpened("1.0", "pc01", 42, (0, 1), Policy())
+RUN: list[Entry] = [
+    (1.0, OPENED),
+    (1.0, JobsAdded(0, (JobRecord("k0", ("echo", "a b\n"), {"-n": "ü"}), JobRecord("k1", (), {"-n": None})))),
+    (2.0, HostReady("pc01", 2, "3.11.2", 4)),
+    (3.0, AttemptStarted(0, 1, "pc01")),
+    (3.0, AttemptStarted(1, 1, "pc01")),
+    (4.5, AttemptEnded(0, 1, "pc01", Outcome(Ending.EXITED, exit_code=0, seconds=1.25))),
+    (4.5, HostLost("pc01", "reset by peer", worker_ended=True)),
+]
+
+
+def write(path: Path, entries: list[Entry]) -> None:
+    journal = Journal.open(path)
+    for moment, event in entries:
+        journal.append(moment, [event])
+    journal.close()
+
+
+def replayed(path: Path) -> tuple[Journal, list[Entry]]:
+    found: list[Entry] = []
+    journal = Journal.open(path, lambda moment, event: found.append((moment, event)))
+    return journal, found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def test_events_are_on_the_disk_after_sync_and_not_before(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.append(1.0, [OPENED])
+    assert list(read(path)) == []
+    journal.sync()
+    assert list(read(path)) == [(1.0, OPENED)]
+    journal.sync()
+    journal.append(2.0, [])
+    journal.close()
+    journal.close()
+    assert list(read(path)) == [(1.0, OPENED)]
+
+
+def test_closing_brings_everything_to_the_disk(path: Path) -> None:
+    write(path, RUN)
+    assert list(read(path)) == RUN
+
+
+def test_opening_replays_and_goes_on_behind(path: Path) -> None:
+    write(path, RUN)
+    journal, found = replayed(path)
+    assert (journal.cut, found) == (0, RUN)
+    journal.append(9.0, [RunClosed("finished")])
+    journal.close()
+    assert list(read(path)) == [*RUN, (9.0, RunClosed("finished"))]
+
+
+def test_nobody_else_may_read_the_journal(path: Path) -> None:
+    write(path, RUN)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_missing_journal_has_no_events(path: Path) -> None:
+    assert list(read(path)) == []
+    assert not path.exists()
+
+
+def test_a_journal_cut_at_any_byte_gives_what_was_whole_and_goes_on(path: Path) -> None:
+    write(path, RUN)
+    whole = path.read_bytes()
+    ends = [end + 1 for end, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        kept = sum(end <= size for end in ends)
+        assert list(read(path)) == RUN[:kept]
+        journal, found = replayed(path)
+        assert found == RUN[:kept]
+        assert journal.cut == size - (ends[kept - 1] if kept else 0)
+        journal.append(9.0, [RunClosed("finished")])
+        journal.close()
+        assert list(read(path)) == [*RUN[:kept], (9.0, RunClosed("finished"))]
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 4096, b"\0" * 10 + b"\n", b"{\n\xff\xfe\n\n", b'{"t": 1}\n{"t": 2, "e": "clo']
+)
+def test_spoilt_lines_at_the_end_are_cut(path: Path, tail: bytes) -> None:
+    write(path, RUN)
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    assert list(read(path)) == RUN
+    journal, found = replayed(path)
+    journal.close()
+    assert (journal.cut, found) == (len(tail), RUN)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"\0\0\0\0", b"{\n", b"\xff"])
+def test_damage_in_the_middle_is_reported_with_its_line_and_nothing_is_cut(path: Path, damage: bytes) -> None:
+    write(path, RUN)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = damage + lines[2]
+    spoilt = b"".join(lines)
+    path.write_bytes(spoilt)
+    for use in (replayed, lambda path: list(read(path))):
+        with pytest.raises(RunError) as caught:
+            use(path)
+        assert caught.value.message.startswith(f"{path}:3: ")
+        assert caught.value.hint
+    assert path.read_bytes() == spoilt
+
+
+def test_a_reader_stops_before_what_a_head_is_writing(path: Path) -> None:
+    write(path, RUN)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    reader = read(path)
+    seen = [next(reader) for _ in RUN[:-1]]
+    path.write_bytes(whole + whole)
+    assert seen == RUN[:-1]
+    rest = list(reader)  # whatever it has read already, it gives only whole lines
+    assert rest == (RUN[-1:] + RUN)[: len(rest)]
+
+
+def test_a_journal_of_format_1_always_loads() -> None:
+    fixture = Path(__file__).parent / "journals" / "format-1.jsonl"
+    assert list(read(fixture)) == [
+        (
+            1763797060.0,
+            JobsAdded(
+                0,
+                (
+                    JobRecord("00f1e2d3c4b5a697", ("venv/bin/python", "fib.py", "-n", "0"), {"-n": "0"}),
+                    JobRecord("10f1e2d3c4b5a697", ("echo", "ü\n\udcff"), {"-n": None}),
+                    JobRecord("20f1e2d3c4b5a697", ("true",), {"--mode": "fast"}),
+                ),
+            ),
+        ),
+        (
+            1763797060.0,
+            RunOpened(
+                "0.1.0", "pc01", 4711, (0, 1, 2, 5), Policy(retries=2, max_losses=3, lease=60.0, margin=5.0)
+            ),
+        ),
+        (1763797061.5, HostReady("pc01", 2, "3.11.2", 4)),
+        (1763797061.5, HostUnusable("pc02", "no such venv")),
+        (1763797062.123, AttemptStarted(0, 1, "pc01")),
+        (1763797062.123, AttemptStarted(1, 1, "pc01")),
+        (
+            1763797063.0,
+            AttemptEnded(
+                0,
+                1,
+                "pc01",
+                Outcome(Ending.EXITED, 0, None, seconds=0.87, user=0.5, system=0.1, memory=9437184),
+            ),
+        ),
+        (
+            1763797064.0,
+            AttemptEnded(1, 1, "pc01", Outcome(Ending.EXITED, exit_code=3, seconds=1.0, tail="Error: no\n")),
+        ),
+        (1763797065.0, AttemptEnded(1, 2, "pc01", Outcome(Ending.SIGNALLED, signal=9))),
+        (1763797066.0, AttemptEnded(2, 1, "pc01", Outcome(Ending.TIMEOUT, signal=15, seconds=20.0))),
+        (1763797067.0, AttemptEnded(2, 2, "pc01", Outcome(Ending.NOT_STARTED, tail="No such file"))),
+        (1763797068.0, AttemptEnded(5, 1, "pc01", Outcome(Ending.STOPPED))),
+        (1763797069.0, HostLost("pc01", "silent")),
+        (1763797070.0, HostLost("pc02", "reset", worker_ended=True)),
+        (1763797071.0, JobGivenUp(5, ("pc01", "pc02", "pc03"))),
+        (1763797072.0, RunClosed("interrupted")),
+        (1763797073.0, JobsReopened((1, 5))),
+    ]
+
+
+# -- a full disk -------------------------------------------------------------------------------------
+
+EVENT = AttemptEnded(7, 1, "pc01", Outcome(Ending.EXITED, exit_code=1, tail="x" * 500))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"cannot mount a small file system: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a failed test may have it open
+
+
+@pytest.mark.root
+def test_a_full_disk_loses_nothing_and_writes_nothing_twice(small_disk: Path) -> None:
+    path = small_disk / "journal"
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(40_000))
+    journal = Journal.open(path)
+    written = 0
+    with pytest.raises(OSError, match="No space left"):
+        while True:
+            journal.append(float(written), [EVENT] * 10)
+            written += 1
+            journal.sync()
+    assert list(read(path)) == [(float(turn), EVENT) for turn in range(written - 1) for _ in range(10)]
+    assert path.read_bytes().endswith(b"}\n")
+    journal.append(float(written), [EVENT] * 10)
+    with pytest.raises(OSError, match="No space left"):
+        journal.sync()
+    ballast.unlink()
+    journal.sync()
+    journal.close()
+    assert list(read(path)) == [(float(turn), EVENT) for turn in range(written + 1) for _ in range(10)]
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from pisa_fab.journal import Journal
+from pisa_fab.model import RunClosed
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = Journal.open(Path(sys.argv[1]))
+journal.append(1.0, [RunClosed("first")])
+journal.sync()
+good = Path(sys.argv[1]).read_bytes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) + 10, resource.RLIM_INFINITY))
+journal.append(2.0, [RunClosed("second")])
+for _ in range(3):
+    try:
+        journal.sync()
+    except OSError:
+        assert Path(sys.argv[1]).read_bytes() == good
+    else:
+        raise AssertionError("more was written than allowed")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+journal.append(3.0, [RunClosed("third")])
+journal.sync()
+journal.sync()
+"""
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY,
+    reason="the size of files is limited here for good",
+)
+def test_a_write_that_breaks_off_in_a_line_is_taken_back_and_tried_again(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", LIMITED, str(path)], check=True)
+    assert list(read(path)) == [
+        (1.0, RunClosed("first")),
+        (2.0, RunClosed("second")),
+        (3.0, RunClosed("third")),
+    ]
