@@ -1,0 +1,66 @@
+"""The assignment file: which job has which arguments, as CSV for `csv.DictReader` and a spreadsheet.
+
+Its rows are the jobs that ever got a number in the run directory, those that the jobs file no longer has
+among them, because their outputs are still there. `dryrun` can write it again, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TextIO
+
+from pisa_fab.errors import RunError
+from pisa_fab.model import Batch, Job, JobRecord, job_name
+from pisa_fab.numbering import Numbering
+from pisa_fab.table import TableWriter
+
+Row = tuple[int, Mapping[str, str | None], tuple[str, ...]]
+
+
+def write_assignments(batch: Batch, numbering: Numbering, records: Mapping[int, JobRecord]) -> None:
+    """Write the batch's assignment file, whole or not at all. Raises RunError where it cannot be written.
+
+    `records` are the jobs that the journal knows.
+    """
+    target = batch.assignments
+    new = target.with_name(target.name + ".new")
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            write_table(file, columns(batch, numbering, records), rows(batch, numbering, records))
+        os.replace(new, target)  # noqa: PTH105 - the two names read better side by side
+    except OSError as error:
+        raise RunError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def columns(batch: Batch, numbering: Numbering, records: Mapping[int, JobRecord]) -> list[str]:
+    """Give the names of the arguments: the batch's own, then those that only earlier jobs have."""
+    known = dict.fromkeys(batch.plan.columns)
+    for number in numbering.retired(records):
+        known.update(dict.fromkeys(records[number].arguments))
+    return list(known)
+
+
+def rows(batch: Batch, numbering: Numbering, records: Mapping[int, JobRecord]) -> Iterator[Row]:
+    """Give number, arguments and command line of every job, by number."""
+    retired = numbering.retired(records)
+    jobs: Iterator[Job] = numbering.jobs(batch.plan)
+    job = next(jobs, None)
+    for number in retired:
+        while job is not None and job.number < number:
+            yield job.number, job.arguments, job.argv
+            job = next(jobs, None)
+        yield number, records[number].arguments, records[number].argv
+    while job is not None:
+        yield job.number, job.arguments, job.argv
+        job = next(jobs, None)
+
+
+def write_table(file: TextIO, names: list[str], table: Iterable[Row]) -> None:
+    """Write the CSV: job, a column an argument, the command line quoted for a shell."""
+    writer = TableWriter(file)
+    writer.row(["job", *names, "command"])
+    for number, arguments, argv in table:
+        writer.row([job_name(number), *(arguments.get(name) or "" for name in names), shlex.join(argv)])

@@ -1,0 +1,237 @@
+"""What each command does, from files to an exit code. No Invoke here: `tasks` gives these their options.
+
+Imports are made where they are needed: `dryrun` starts without Fabric, `--help` without anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, PisaError, UsageError
+
+if TYPE_CHECKING:
+    from pisa_fab.history import History
+    from pisa_fab.model import Batch, Cluster
+    from pisa_fab.numbering import Numbering
+
+EXIT_CODES = {"interrupted": EXIT_INTERRUPTED, "no host": EXIT_NO_HOST}
+DEFAULT_JOBS = "jobs.yaml"
+DEFAULT_CLUSTER = "cluster.yaml"
+
+
+def load_batch(jobs: str) -> Batch:
+    """Read the jobs file. Raises SpecError or UsageError."""
+    from pisa_fab import specs
+
+    path = Path(jobs or DEFAULT_JOBS)
+    if not jobs and not path.exists():
+        raise UsageError(
+            f"no jobs file was named and there is no {DEFAULT_JOBS} here", "name one: --jobs FILE"
+        )
+    return specs.load_batch(path)
+
+
+def load_cluster(batch: Batch, cluster: str, configured: str) -> Cluster | None:
+    """Read the cluster file; None where none is named anywhere: this machine does the work. Raises SpecError.
+
+    Looked for in this order: the option, the jobs file, `cluster.yaml` beside it, Invoke's configuration.
+    """
+    from pisa_fab import specs
+
+    beside = batch.source.parent / DEFAULT_CLUSTER
+    if cluster:
+        return specs.load_cluster(Path(cluster))
+    if batch.cluster is not None:
+        return specs.load_cluster(batch.cluster)
+    if beside.exists():
+        return specs.load_cluster(beside)
+    return specs.load_cluster(Path(configured).expanduser()) if configured else None
+
+
+def this_machine() -> Cluster:
+    """Give the pool that there is without a cluster file: this machine, a slot for each core we may use."""
+    from pisa_fab.model import Cluster, Host
+
+    return Cluster((Host(socket.gethostname(), slots=len(os.sched_getaffinity(0))),))
+
+
+def number(batch: Batch) -> tuple[History, Numbering]:
+    """Give what the batch's journal amounts to, and the number of every job of the batch."""
+    from pisa_fab.numbering import Numbering
+    from pisa_fab.run import read_history
+
+    history = read_history(batch.output)
+    return history, Numbering.of(batch.plan, history.numbers(), history.next_number)
+
+
+# -- submit -------------------------------------------------------------------------------------------------
+
+
+def submit(
+    batch: Batch,
+    cluster: Cluster | None,
+    *,
+    config: Any = None,
+    log: bool = False,
+    retry_failed: bool = False,
+    rerun: bool = False,
+) -> int:
+    """Run what is not finished yet, and give the exit code. Raises PisaError.
+
+    `config` is the Fabric configuration for connections, None to read the configuration files.
+    """
+    from pisa_fab.head import Head, clock
+    from pisa_fab.model import Policy
+    from pisa_fab.progress import plural, view
+    from pisa_fab.run import open_run
+
+    pool_of = cluster or this_machine()
+    slots = plural(sum(host.slots for host in pool_of.hosts), "slot")
+    policy = Policy(batch.retries, batch.max_losses, pool_of.lease, margin_of(pool_of.lease))
+    with open_run(batch) as run:
+        began = clock()
+        run.begin(policy, began, rerun=rerun, retry_failed=retry_failed)
+        scheduler = run.history.scheduler
+        if scheduler.finished:
+            print(f"{batch.output.name}: nothing left to run")
+            return summarise(batch, run.history, "finished", 0, 0.0)
+        unfinished = scheduler.unfinished
+        where = plural(len(pool_of.hosts), "host") if cluster else "this machine (there is no cluster file)"
+        print(
+            f"{batch.output.name}: {unfinished} of {plural(len(scheduler.jobs), 'job')} to run, "
+            f"{slots} on {where}",
+            flush=True,
+        )
+        with view(batch.output.name, log=log) as shown:
+            pool = make_pool(cluster, pool_of, config)
+            hosts = {host.name: host for host in pool_of.hosts}
+            reason = Head(run, batch, pool, hosts, pool_of.lease, shown).work()
+        return summarise(batch, run.history, reason, unfinished - scheduler.unfinished, clock() - began)
+
+
+def margin_of(lease: float) -> float:
+    """Give how many seconds longer than a lease the head waits: a worker needs time to end its jobs."""
+    from pisa_fab.head import STOP_GRACE
+
+    return STOP_GRACE + max(1.0, 0.05 * lease)
+
+
+def make_pool(cluster: Cluster | None, pool_of: Cluster, config: Any) -> Any:
+    """Make the links, over SSH or to this machine."""
+    from pisa_fab.pool import Pool
+
+    return Pool.over_ssh(pool_of.hosts, config) if cluster else Pool.on_this_machine(pool_of.hosts[0].name)
+
+
+def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: float) -> int:
+    """Say how it ended and where everything is; give the exit code."""
+    from pisa_fab.model import JobState
+    from pisa_fab.progress import counted, duration, failures
+
+    pace = f", {ended} ended in {duration(seconds)}" if ended else ""
+    print(f"{batch.output.name}: {counted(history)}{pace}")
+    for line in failures(history):
+        print(line)
+    print(f"outputs: {short(batch.output)}   which job is which: {short(batch.assignments)}")
+    counts = history.scheduler.counts()
+    failed = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0)
+    if reason == "no host":
+        raise PisaError(
+            f"no usable host was left; {history.scheduler.unfinished} jobs have not been run",
+            "mend what is said of the hosts above, then submit again: it goes on where it stopped",
+            EXIT_NO_HOST,
+        )
+    if reason in EXIT_CODES:
+        return EXIT_CODES[reason]
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+def short(path: Path) -> str:
+    """Give a path as short as it can be written from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+# -- the others ---------------------------------------------------------------------------------------------
+
+
+def dryrun(batch: Batch, *, as_json: bool = False) -> int:
+    """Show every job with its command line and write the assignment file. Raises PisaError."""
+    import json
+    import shlex
+
+    from pisa_fab.assignments import write_assignments
+
+    history, numbering = number(batch)
+    write_assignments(batch, numbering, history.records)
+    for job in numbering.jobs(batch.plan):
+        if as_json:
+            print(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}))
+        else:
+            print(f"{job.name}  {shlex.join(job.argv)}")
+    if not as_json:
+        print(f"{len(numbering.numbers)} jobs, nothing was run; written: {short(batch.assignments)}")
+    return EXIT_OK
+
+
+def status(batch: Batch, *, as_json: bool = False, failed: bool = False) -> int:
+    """Show where the run stands."""
+    from pisa_fab import status as words
+    from pisa_fab.layout import Layout
+    from pisa_fab.run import read_history
+
+    history = read_history(batch.output)
+    layout = Layout(batch.output)
+    if as_json:
+        print(words.as_json(history, layout))
+    else:
+        for line in words.describe(history, layout, only_failed=failed):
+            print(line)
+    return EXIT_OK
+
+
+def collect(batch: Batch, to: str, kind: str) -> int:
+    """Write the table, list what is missing in it, and give the exit code. Raises PisaError."""
+    from pisa_fab import results
+    from pisa_fab.layout import Layout
+
+    kind = results.format_of(to, kind)
+    history, numbering = number(batch)
+    if history.opened is None:
+        raise UsageError(f"{short(batch.output)}: nothing was submitted yet", "run `submit` first")
+    table = results.collect(batch, history, numbering)
+    if to == "-":
+        results.write(table, sys.stdout, kind)
+    else:
+        target = Path(to) if to else Layout(batch.output).results(kind)
+        save(table, target, kind)
+        print(f"{len(table.rows)} rows written: {short(target.absolute())}")
+    for title, jobs in (("no result", table.missing), ("output not understood", table.unparsed)):
+        if jobs:
+            print(f"{title} of {len(jobs)} of {len(numbering.numbers)} jobs:", file=sys.stderr)
+            for line in results.lines_of(jobs):
+                print(line, file=sys.stderr)
+    return EXIT_OK if table.complete else EXIT_FAILED
+
+
+def save(table: Any, target: Path, kind: str) -> None:
+    """Write the table to a file, whole or not at all. Raises PisaError."""
+    from pisa_fab import results
+
+    new = target.with_name(f"{target.name}.{time.time_ns()}.new")
+    try:
+        with new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            results.write(table, file, kind)
+        new.replace(target)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise PisaError(
+            f"{target}: cannot be written: {error.strerror}", "name another: --to FILE"
+        ) from error

@@ -1,0 +1,54 @@
+"""Pure: which combination of a plan has which number.
+
+A job keeps its number for as long as its run directory lives, so a combination that is known gets the number
+it has, and a new one the next that is free. In the first run, and in every repetition of it, number and index
+are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pisa_fab.model import Job, JobRecord, Plan
+from pisa_fab.sweep import assign_numbers
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The number of every combination: `numbers[index]`."""
+
+    numbers: Sequence[int]
+
+    @classmethod
+    def of(cls, plan: Plan, known: Mapping[str, int], next_number: int) -> Numbering:
+        """Give every combination of a plan its number; `known` are the keys that have one already."""
+        numbers = assign_numbers(plan.keys(), known, next_number)
+        in_order = all(index == number for index, number in enumerate(numbers))
+        return cls(range(len(numbers)) if in_order else numbers)
+
+    @cached_property
+    def _index(self) -> Mapping[int, int]:
+        return {number: index for index, number in enumerate(self.numbers)}
+
+    def index(self, number: int) -> int:
+        """Give the index of the combination that has this number. Raises KeyError."""
+        return number if isinstance(self.numbers, range) else self._index[number]
+
+    @cached_property
+    def sorted(self) -> Sequence[int]:
+        """The numbers, ascending."""
+        return self.numbers if isinstance(self.numbers, range) else sorted(self.numbers)
+
+    def jobs(self, plan: Plan) -> Iterator[Job]:
+        """Render all jobs, by number."""
+        return (plan.job(self.index(number), number) for number in self.sorted)
+
+    def retired(self, records: Mapping[int, JobRecord]) -> list[int]:
+        """Give the numbers of jobs that have a record but are in the plan no longer, ascending."""
+        if isinstance(self.numbers, range):
+            current: Sequence[int] | set[int] = self.numbers
+        else:
+            current = set(self.numbers)
+        return sorted(number for number in records if number not in current)

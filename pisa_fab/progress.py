@@ -1,0 +1,232 @@
+"""What a person sees while a batch runs: a bar on a terminal, a line now and then elsewhere, `--log` for all.
+
+And the words for it that `status` shares. Nothing is known here that is not in the history.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from pisa_fab.history import History
+from pisa_fab.model import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    HostLost,
+    HostReady,
+    HostUnusable,
+    JobGivenUp,
+    JobRecord,
+    JobState,
+    job_name,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PLAIN_EVERY = 15.0  # seconds between two plain lines
+BAR_EVERY = 0.2  # seconds between two pictures of the bar
+TAIL_LINES = 3  # of a failed job's standard error
+ARGUMENTS_WIDTH = 70  # characters
+FAILURES = 10  # that a summary shows
+
+
+class PlainView:
+    """Lines for a file or a pipe: what goes wrong at once, how far it is now and then."""
+
+    def __init__(self, *, log: bool = False) -> None:
+        self.log = log
+        self.shown_at = float("-inf")
+
+    def __enter__(self) -> PlainView:
+        """Begin to show."""
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Stop showing."""
+
+    def say(self, text: str) -> None:
+        """Show a line at once."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def happened(self, event: Event, history: History) -> None:
+        """Show what somebody has to know, and with `--log` everything that is done."""
+        line = notable(event, history) or (logged(event) if self.log else "")
+        if line:
+            self.say(f"{time.strftime('%H:%M:%S')} {line}" if self.log else line)
+
+    def refresh(self, history: History, now: float) -> None:
+        """Show how far it is, every now and then."""
+        if now >= self.shown_at + PLAIN_EVERY:
+            first = self.shown_at == float("-inf")
+            self.shown_at = now
+            if not first:
+                self.say(standing(history))
+
+
+class BarView(PlainView):
+    """A bar that stays in the last line of a terminal; lines scroll above it."""
+
+    def __init__(self, title: str, *, log: bool = False) -> None:
+        super().__init__(log=log)
+        self.title = title
+        self.bar: Progress | None = None
+        self.id: TaskID | None = None
+
+    def __enter__(self) -> BarView:
+        """Begin to show."""
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[standing]}", markup=False),
+            auto_refresh=False,
+            expand=True,
+        )
+        self.bar.start()
+        self.id = self.bar.add_task(self.title, total=None, standing="connecting")
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Leave the last picture standing and give the terminal back."""
+        if self.bar is not None:
+            self.bar.refresh()
+            self.bar.stop()
+
+    def say(self, text: str) -> None:
+        """Show a line above the bar."""
+        if self.bar is None:
+            super().say(text)
+        else:
+            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def refresh(self, history: History, now: float) -> None:
+        """Draw the bar anew, unless it was just drawn."""
+        if self.bar is None or self.id is None:
+            return
+        scheduler = history.scheduler
+        finished = scheduler.finished
+        if now >= self.shown_at + BAR_EVERY or finished:
+            self.shown_at = now
+            total = len(scheduler.jobs)
+            self.bar.update(
+                self.id, total=total, completed=total - scheduler.unfinished, standing=brief(history)
+            )
+            self.bar.refresh()
+
+
+def view(title: str, *, log: bool) -> PlainView:
+    """Give the view that suits where standard output goes."""
+    return BarView(title, log=log) if sys.stdout.isatty() else PlainView(log=log)
+
+
+# -- words --------------------------------------------------------------------------------------------------
+
+
+def plural(count: int, noun: str) -> str:
+    """Count things: `1 job`, `2 jobs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Give a time for people: `42 s`, `5 min`, `2 h 05 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def brief(history: History) -> str:
+    """Give the numbers beside the bar, short enough for 80 columns."""
+    scheduler = history.scheduler
+    counts = scheduler.counts()
+    total = len(scheduler.jobs)
+    parts = [f"{total - scheduler.unfinished}/{total}"]
+    failed = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0)
+    if failed:
+        parts.append(f"{failed} failed")
+    if counts.get(JobState.RUNNING):
+        parts.append(f"{counts[JobState.RUNNING]} running")
+    parts.append(plural(len(scheduler.ready_hosts), "host"))
+    rate, left = history.rate(time.time()), history.eta(time.time())
+    if rate:
+        parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min")
+    if left is not None and scheduler.unfinished:
+        parts.append(f"{duration(left)} left")
+    return ", ".join(parts)
+
+
+def standing(history: History) -> str:
+    """Give the same for a plain line."""
+    done, _, rest = brief(history).partition(", ")
+    return f"{done} done, {rest}"
+
+
+def notable(event: Event, history: History) -> str:
+    """Say what somebody has to know at once; "" of everything else."""
+    if isinstance(event, HostUnusable):
+        return f"{event.host}: cannot be used: {event.reason}"
+    if isinstance(event, HostLost):
+        what = "its jobs are run again elsewhere"
+        return f"{event.host}: lost: {event.reason}; {what}"
+    if isinstance(event, JobGivenUp):
+        return f"{job_name(event.job)}: given up: lost with {', '.join(event.hosts)}"
+    return ""
+
+
+def logged(event: Event) -> str:
+    """Say what was done, for `--log`."""
+    if isinstance(event, HostReady):
+        return f"{event.host}: ready, {plural(event.slots, 'slot')}, Python {event.python}"
+    if isinstance(event, AttemptStarted):
+        return f"{job_name(event.job)}.{event.attempt} started on {event.host}"
+    if isinstance(event, AttemptEnded):
+        outcome = event.outcome
+        how = "succeeded" if outcome.succeeded else outcome.describe()
+        return f"{job_name(event.job)}.{event.attempt} on {event.host}: {how}, {outcome.seconds:.1f} s"
+    return ""
+
+
+def arguments(record: JobRecord) -> str:
+    """Give a job's arguments in one line that is not too long: `-n 3, --mode fast`."""
+    text = ", ".join(
+        f"{name} {shlex.quote(value)}" for name, value in record.arguments.items() if value is not None
+    )
+    return text if len(text) <= ARGUMENTS_WIDTH else text[: ARGUMENTS_WIDTH - 1] + "…"
+
+
+def counted(history: History) -> str:
+    """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
+    counts = history.scheduler.counts()
+    parts = [f"{counts[state]} {state.value}" for state in JobState if counts.get(state)]
+    return f"{plural(len(history.scheduler.jobs), 'job')}: {', '.join(parts) or 'none'}"
+
+
+def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:
+    """Give a few lines for each job that failed: how, where, and the end of its standard error."""
+    for failure in islice(history.failures(), most):
+        if isinstance(failure, JobGivenUp):
+            yield f"  {job_name(failure.job)}  given up: lost with {', '.join(failure.hosts)}"
+            continue
+        how = failure.outcome.describe()
+        yield f"  {job_name(failure.job)}  {how} on {failure.host}, attempt {failure.attempt}"
+        yield f"        {arguments(history.records[failure.job])}"
+        for line in failure.outcome.tail.splitlines()[-TAIL_LINES:]:
+            yield f"        {line}"
+    counts = history.scheduler.counts()
+    hidden = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0) - (most or sys.maxsize)
+    if hidden > 0:
+        yield f"  and {hidden} more; see all with: status --failed"
