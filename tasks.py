@@ -1,0 +1,101 @@
+"""The tasks of this checkout: those of the package, and the developer's own `test`, `lint` and `bench`.
+
+Nothing heavy is imported here, for every `inv submit` in the checkout reads this file first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from pisa_fab.tasks import collect, dryrun, status, submit
+
+__all__ = ["bench", "collect", "dryrun", "lint", "status", "submit", "test"]
+
+ROOT = Path(__file__).resolve().parent
+SLOW_TESTS = ("tests/integration", "tests/examples")
+INSTALL = "apt-get install -y --no-install-recommends openssh-server"
+
+
+@task(
+    help={
+        "k": "only tests whose names match this expression of pytest",
+        "fast": "leave out the tests that start servers and whole runs",
+    }
+)
+def test(_: Context, k: str = "", fast: bool = False) -> None:
+    """Run the tests; where it may, install the OpenSSH server that they need."""
+    if not fast:
+        _provide_sshd()
+    ignored = [f"--ignore={folder}" for folder in SLOW_TESTS] if fast else []
+    raise Exit(code=_python("-m", "pytest", *ignored, *(["-k", k] if k else [])))
+
+
+@task
+def lint(_: Context) -> None:
+    """Check style, format and types."""
+    checks = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
+    raise Exit(code=max([_python("-m", *check) for check in checks]))
+
+
+@task(
+    help={
+        "only": "one row: scripts, true, cpu or dryrun",
+        "json": "write the numbers to this file, too",
+        "repeat": "how often everything is measured; the medians count",
+    }
+)
+def bench(_: Context, only: str = "", json: str = "", repeat: int = 3) -> None:
+    """Measure the speed side by side with the local machine and with other programs."""
+    options = [f"--repeat={repeat}"]
+    options += [f"--only={only}"] if only else []
+    options += [f"--json={json}"] if json else []
+    raise Exit(code=_python("benchmarks/bench.py", *options))
+
+
+def _python(*args: str) -> int:
+    """Run this interpreter in the checkout and give its exit code."""
+    return subprocess.run([sys.executable, *args], cwd=ROOT, check=False).returncode
+
+
+def _provide_sshd() -> None:
+    """Install the OpenSSH server where that is possible and allowed; say in one line what happens."""
+    search = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
+    if shutil.which("sshd", path=search):
+        return
+    sudo = _root_rights()
+    if sudo is None or shutil.which("apt-get", path=search) is None:
+        tip = f"sudo {INSTALL}" if shutil.which("apt-get", path=search) else "install OpenSSH's server"
+        print(f"sshd is missing, so the tests that need it are skipped; to have them run: {tip}", flush=True)
+        return
+    print("sshd is missing: installing openssh-server (its service stays off)", flush=True)
+    steps = ["apt-get update", INSTALL]
+    if Path("/run/systemd/system").is_dir():  # where Debian starts what it installs
+        steps.append("{ systemctl disable --quiet --now ssh.service ssh.socket || true; }")
+    script = "export DEBIAN_FRONTEND=noninteractive; " + " && ".join(steps)
+    done = subprocess.run(
+        [*sudo, "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        print(f"that failed, so the tests that need it are skipped: {' '.join(reason)}", flush=True)
+
+
+def _root_rights() -> list[str] | None:
+    """Give what to put before a command to run it as root without a question; None where that cannot be."""
+    if os.geteuid() == 0:
+        return []
+    sudo = ["sudo", "-n"]
+    if (
+        shutil.which("sudo")
+        and subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode == 0
+    ):
+        return sudo
+    return None
