@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Protocol
 
 from pisa_fab.history import History
+from pisa_fab.layout import stream_files
 from pisa_fab.link import Closed, Inbox, Link, Message, Said, Wake
 from pisa_fab.model import (
     AttemptEnded,
@@ -40,6 +41,7 @@ START_TIMEOUT = 60.0  # seconds from the start until a worker has said that it i
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 PINGS_A_LEASE = 4
+TURN = 0.003  # seconds between two turns of the loop, at least
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -102,10 +104,12 @@ class Head:
         self.scheduler = run.history.scheduler
         self.began = clock()
         self.pinged_at = self.began
+        self.turned_at = self.began
         self.connections = {
             name: Connection(hosts[name], link, self.began) for name, link in pool.links().items()
         }
         self.outgoing: dict[str, list[Message]] = defaultdict(list)
+        self.acks: dict[str, list[tuple[int, int, bool]]] = defaultdict(list)
         self.unpublished: dict[tuple[int, int], str] = {}
         self.interrupts = 0
         self.stop_at: float | None = None
@@ -149,6 +153,9 @@ class Head:
         news = []
         try:
             news.append(self.inbox.get(timeout=max(0.0, min(due))))
+            # Under load, one look at many messages costs far less than many looks at one.
+            time.sleep(max(0.0, self.turned_at + TURN - clock()))
+            self.turned_at = clock()
             while True:
                 news.append(self.inbox.get_nowait())
         except Empty:
@@ -174,11 +181,14 @@ class Head:
             publish = not isinstance(action, Discard) and action.publish
             if publish:
                 self.unpublished[(action.job, action.attempt)] = action.host
-            self.outgoing[action.host].append({"op": "ack", "ids": [[action.job, action.attempt, publish]]})
+            self.acks[action.host].append((action.job, action.attempt, publish))
         self.view.happened(event, self.run.history)
 
     def deliver(self) -> None:
-        """Send what this turn has prepared, one piece a host."""
+        """Send what this turn has prepared, one piece a host: first what gives it work."""
+        for name, ids in self.acks.items():
+            self.outgoing[name].append({"op": "ack", "ids": ids})
+        self.acks.clear()
         for name, messages in self.outgoing.items():
             connection = self.connections.get(name)
             if connection is not None and connection.alive:
@@ -215,7 +225,7 @@ class Head:
             self.record(HostUnusable(name, message["reason"]))
         elif op == "notice":
             self.view.say(f"{name}: {message['text']}")
-        elif op != "pong":
+        elif op not in ("pong", "bye"):
             raise ValueError(f"the worker on {name} said {op!r}, which this head does not know")
 
     def close(self, connection: Connection, closed: Closed) -> None:
@@ -263,14 +273,8 @@ class Head:
     def order(self, start: AttemptStarted) -> Message:
         """Give the message that starts an attempt."""
         job = self.batch.plan.job(self.run.numbering.index(start.job), start.job)
-        attempt_out, attempt_err = self.run.layout.attempt_files(start.job, start.attempt)
-        out, err = self.run.layout.job_files(start.job)
-        own = {
-            "PISA_JOB": job_name(start.job),
-            "PISA_ATTEMPT": str(start.attempt),
-            "PISA_OUTPUT": str(self.batch.output),
-            "PISA_HOST": start.host,
-        }
+        name = job_name(start.job)
+        own = {"PISA_JOB": name, "PISA_ATTEMPT": str(start.attempt)}
         return {
             "op": "run",
             "job": start.job,
@@ -278,8 +282,8 @@ class Head:
             "argv": job.argv,
             "env": own | dict(job.env),
             "timeout": self.batch.limits.timeout,
-            "out": [str(attempt_out), str(out)],
-            "err": [str(attempt_err), str(err)],
+            "files": stream_files(f"{name}.{start.attempt}"),
+            "published": stream_files(name),
         }
 
     def setup(self, host: Host) -> Message:
@@ -291,6 +295,8 @@ class Head:
             "venv": None if self.batch.venv is None else str(self.batch.venv),
             "nonce_file": str(self.run.layout.nonce),
             "nonce": self.run.nonce,
+            "folders": self.run.layout.folders,
+            "env": {"PISA_OUTPUT": str(self.batch.output), "PISA_HOST": host.name},
             "nice": limits.nice if host.nice is None else host.nice,
             "threads": limits.threads,
             "lease": self.lease,

@@ -11,7 +11,7 @@
         nonce                  what a host must be able to read to prove that it sees this folder
         attempts/0007.2.out    output of an attempt that has not counted, or not yet
 
-The worker gets the finished names in its first message and knows none by itself.
+The worker is told the folders once, and the names with each job; it knows none by itself.
 """
 
 from __future__ import annotations
@@ -74,12 +74,18 @@ class Layout:
 
     def attempt_files(self, job: int, attempt: int) -> tuple[Path, Path]:
         """Give the files that an attempt writes its standard output and error to."""
-        stem = f"{job_name(job)}.{attempt}"
-        return self.attempts / f"{stem}.out", self.attempts / f"{stem}.err"
+        out, err = stream_files(f"{job_name(job)}.{attempt}")
+        return self.attempts / out, self.attempts / err
 
     def job_files(self, job: int) -> tuple[Path, Path]:
         """Give the files that hold a job's standard output and error once its result counted."""
-        return self.stdout / f"{job_name(job)}.out", self.stderr / f"{job_name(job)}.err"
+        out, err = stream_files(job_name(job))
+        return self.stdout / out, self.stderr / err
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders that a worker is told of once: of attempts, and of published outputs and errors."""
+        return {"attempts": str(self.attempts), "out": str(self.stdout), "err": str(self.stderr)}
 
     def create(self) -> None:
         """Make the folders, readable by nobody else. Raises OSError."""
@@ -88,3 +94,8 @@ class Layout:
             folder.mkdir(mode=0o700, exist_ok=True)
         self.root.chmod(0o700)
         self.private.chmod(0o700)
+
+
+def stream_files(stem: str) -> tuple[str, str]:
+    """Give the names of the two files of a job (`0007`) or of an attempt (`0007.2`)."""
+    return f"{stem}.out", f"{stem}.err"

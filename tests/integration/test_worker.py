@@ -65,6 +65,12 @@ class Talk:
             "nonce_file": str(self.folder / ".pisa" / "nonce"),
             "nonce": "n0nce",
             "nice": 19,
+            "env": {"PISA_HOST": "pc01"},
+            "folders": {
+                "attempts": str(self.folder / "attempts"),
+                "out": str(self.folder),
+                "err": str(self.folder),
+            },
             "threads": 1,
             "lease": 60.0,
             "grace": 0.3,
@@ -78,10 +84,17 @@ class Talk:
     def run(
         self, *argv: str, job: int = 0, env: dict[str, str] | None = None, timeout: float | None = None
     ) -> None:
-        files = {
-            stream: [str(self.path(job, stream)), str(self.final(job, stream))] for stream in ("out", "err")
-        }
-        self.say(op="run", job=job, attempt=1, argv=argv, env=env or {}, timeout=timeout, **files)
+        files = [f"{job}.out", f"{job}.err"]
+        self.say(
+            op="run",
+            job=job,
+            attempt=1,
+            argv=argv,
+            env=env or {},
+            timeout=timeout,
+            files=files,
+            published=files,
+        )
 
     def path(self, job: int, stream: str) -> Path:
         return self.folder / "attempts" / f"{job}.{stream}"
@@ -144,6 +157,7 @@ def test_every_python_from_3_8_runs_a_job(tmp_path: Path, python: str) -> None:
     talk.python_job("import sys; print('hello'); sys.exit(3)")
     assert talk.outcome()["exit_code"] == 3
     talk.say(op="ack", ids=[[0, 1, True]])
+    talk.say(op="ping")
     assert talk.hear("published")["ids"] == [[0, 1]]
     assert talk.final(0, "out").read_text() == "hello\n"
     assert talk.hang_up() == 0
@@ -155,6 +169,7 @@ def test_output_gets_the_jobs_name_only_when_the_result_counts(talk: Talk) -> No
         talk.python_job("print('x')", job=job)
         talk.outcome()
     talk.say(op="ack", ids=[[1, 1, True], [2, 1, False]])
+    talk.say(op="ping")
     assert talk.hear("published")["ids"] == [[1, 1]]
     assert talk.final(1, "out").exists()
     assert talk.final(1, "err").exists()
@@ -167,7 +182,9 @@ def test_an_acknowledgement_that_comes_twice_changes_nothing(talk: Talk) -> None
     talk.python_job("print('x')")
     talk.outcome()
     talk.say(op="ack", ids=[[0, 1, True]])
+    talk.say(op="ping")
     talk.hear("published")
+    talk.hear("pong")
     talk.say(op="ack", ids=[[0, 1, True]])
     talk.say(op="ping")
     talk.hear("pong")
