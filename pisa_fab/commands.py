@@ -97,6 +97,10 @@ def submit(
         began = clock()
         run.begin(policy, began, rerun=rerun, retry_failed=retry_failed)
         scheduler = run.history.scheduler
+        if run.journal.cut:
+            print(
+                f"the end of the journal was torn and is cut off ({run.journal.cut} bytes); nothing is lost"
+            )
         if scheduler.finished:
             print(f"{batch.output.name}: nothing left to run")
             return summarise(batch, run.history, "finished", 0, 0.0)

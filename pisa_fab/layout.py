@@ -16,6 +16,7 @@ The worker is told the folders once, and the names with each job; it knows none 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,14 @@ class Layout:
         """Give the files that hold a job's standard output and error once its result counted."""
         out, err = stream_files(job_name(job))
         return self.stdout / out, self.stderr / err
+
+    def leftovers(self) -> Iterator[tuple[int, int]]:
+        """Give job and attempt of every standard output that has not been published. Raises OSError."""
+        for path in self.attempts.iterdir():
+            job, _, rest = path.name.partition(".")
+            attempt, _, stream = rest.partition(".")
+            if stream == "out" and job.isdecimal() and attempt.isdecimal():
+                yield int(job), int(attempt)
 
     @property
     def folders(self) -> dict[str, str]:

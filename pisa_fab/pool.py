@@ -20,6 +20,7 @@ from paramiko.ssh_exception import (
     AuthenticationException,
     BadHostKeyException,
     NoValidConnectionsError,
+    PasswordRequiredException,
     SSHException,
 )
 
@@ -251,6 +252,8 @@ def explain(error: Exception, link: Connection) -> str:
             f"its host key has CHANGED: somebody may be listening; if you know why, "
             f"forget the old key with: ssh-keygen -R '{error.hostname}'"
         )
+    if isinstance(error, PasswordRequiredException):
+        return "your private key is encrypted; load it into an agent with: ssh-add"
     if isinstance(error, AuthenticationException):
         return f"refuses the key of user {link.user}; try: ssh-copy-id {link.original_host}"
     if isinstance(error, NoValidConnectionsError | ConnectionRefusedError):

@@ -180,8 +180,7 @@ def notable(event: Event, history: History) -> str:
     if isinstance(event, HostUnusable):
         return f"{event.host}: cannot be used: {event.reason}"
     if isinstance(event, HostLost):
-        what = "its jobs are run again elsewhere"
-        return f"{event.host}: lost: {event.reason}; {what}"
+        return f"{event.host}: lost: {event.reason}; what it was running will be run again"
     if isinstance(event, JobGivenUp):
         return f"{job_name(event.job)}: given up: lost with {', '.join(event.hosts)}"
     return ""

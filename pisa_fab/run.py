@@ -115,14 +115,11 @@ class Run:
 
     def publish_leftovers(self) -> None:
         """Publish what counted under an earlier head but was not published when that ended."""
-        left = {path.stem for path in self.layout.attempts.iterdir()}
-        for result in self.history.results.values() if left else ():
-            stem = self.layout.attempt_files(result.job, result.attempt)[0].stem
-            if stem in left and self.history.scheduler.state(result.job) in (
-                JobState.SUCCEEDED,
-                JobState.FAILED,
-            ):
-                self.publish(result.job, result.attempt)
+        ended = (JobState.SUCCEEDED, JobState.FAILED)
+        for job, attempt in self.layout.leftovers():
+            result = self.history.results.get(job)
+            if result and result.attempt == attempt and self.history.scheduler.state(job) in ended:
+                self.publish(job, attempt)
 
 
 def consecutive(numbers: Iterable[int], most: int) -> Iterator[list[int]]:

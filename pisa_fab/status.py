@@ -19,6 +19,9 @@ from pisa_fab.progress import counted, duration, failures, plural
 
 def describe(history: History, layout: Layout, *, only_failed: bool) -> Iterator[str]:
     """Give the lines of `status`."""
+    if history.opened is None:
+        yield f"{layout.root.name}: not submitted yet"
+        return
     if not only_failed:
         yield f"{layout.root.name}: {counted(history)}"
         yield f"  {state_of_run(history, layout)}"
@@ -42,8 +45,6 @@ def state_of_run(history: History, layout: Layout) -> str:
         if left is not None:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
-    if history.opened is None:
-        return "not submitted yet"
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(history.last_at))
     if history.closed is None:
         return f"its head died after {when}; submit again to go on"

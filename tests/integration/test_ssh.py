@@ -206,7 +206,7 @@ def test_a_host_that_dies_has_its_jobs_run_elsewhere(
     waiting: Project, hosts: Hosts, run_program: Run, start_program: Start
 ) -> None:
     pool = hosts.start(3)
-    waiting.pool(pool, slots=2, lease="2s")
+    waiting.pool(pool, slots=2, lease="4s")
     program = start_program("inv", "submit", "--log")
     wait_for(lambda: len(begun(waiting)) == 6, "six jobs to run")
     on_first = {job for job, where in begun(waiting).items() if where == ["pc01"]}
@@ -227,7 +227,7 @@ def test_a_connection_that_breaks_ends_the_jobs_there_and_runs_them_elsewhere(
     waiting: Project, hosts: Hosts, start_program: Start
 ) -> None:
     pool = hosts.start(2)
-    waiting.pool(pool, slots=2, lease="2s")
+    waiting.pool(pool, slots=2, lease="4s")
     program = start_program("inv", "submit")
     wait_for(lambda: len(begun(waiting)) == 4, "four jobs to run")
     pool[0].kill_link()

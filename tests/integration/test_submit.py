@@ -313,6 +313,20 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(
     assert set(ran(project)) == {f"{n:04d}" for n in range(10)}
 
 
+def test_ctrl_c_twice_leaves_at_once_and_the_workers_end_the_jobs(
+    project: Project, run_program: Run, start_program: Start
+) -> None:
+    project.jobs({"command": ["sh", "-c", "trap '' TERM; touch up; sleep 1000"], "output": "run"})
+    program = start_program("inv", "submit")
+    wait_for(lambda: (project.path / "up").exists(), "a job to run")
+    program.interrupt()
+    program.wait_for_output("stopping")
+    program.interrupt()
+    done = program.wait()
+    assert done.returncode == 130, done.said
+    assert "1 job: 1 " in run_program("inv", "status").stdout
+
+
 def test_a_head_that_was_killed_loses_nothing(
     project: Project, run_program: Run, start_program: Start
 ) -> None:
@@ -328,6 +342,7 @@ def test_a_head_that_was_killed_loses_nothing(
     again = start_program("inv", "submit")
     again.wait_for_output("jobs to run")
     # What was running is in doubt for a lease; everything else goes on at once.
+    assert "the end of the journal was torn and is cut off" in again.stdout
     wait_for(lambda: len(list((project.path / "run/stdout").iterdir())) >= 8, "the others to be done")
     again.interrupt()
     assert again.wait().returncode == 130

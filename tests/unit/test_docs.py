@@ -56,9 +56,11 @@ def test_every_option_of_every_command_is_documented(name: str) -> None:
     task = getattr(tasks, name)
     assert task.__doc__
     for argument in task.get_arguments():
-        flags = [f"-{flag}" if len(flag) == 1 else f"--{flag.replace('_', '-')}" for flag in argument.names]
+        names = [name.replace("_", "-") for name in argument.names]
+        flags = [f"-{name}" if len(name) == 1 else f"--{name}" for name in names]
         assert argument.help, f"{name} {flags} has no help text"
-        assert any(flag in section for flag in flags if flag.startswith("--")), f"{name} {flags}"
+        for flag in flags:
+            assert re.search(rf"(?<![-\w]){flag}\b", section), f"{name} {flag}"
 
 
 def test_every_column_and_state_is_documented() -> None:
