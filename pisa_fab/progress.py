@@ -136,8 +136,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Give a time for people: `42 s`, `5 min`, `2 h 05 min`, `3 d 4 h`."""
+    """Give a time for people: `0.4 s`, `42 s`, `5 min`, `2 h 05 min`, `3 d 4 h`."""
     whole = round(seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     if whole < 100:
         return f"{whole} s"
     minutes = round(seconds / 60)

@@ -93,8 +93,18 @@ def test_a_lock_that_never_was_is_not_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5940, "99 min"), (6000, "1 h 40 min"), (7500, "2 h 05 min"),
-     (172_700, "47 h 58 min"), (172_800, "2 d 0 h"), (270_000, "3 d 3 h")],
-)  # fmt: skip
+    [
+        (0.04, "0.0 s"),
+        (9.9, "9.9 s"),
+        (99, "99 s"),
+        (100, "2 min"),
+        (5940, "99 min"),
+        (6000, "1 h 40 min"),
+        (7500, "2 h 05 min"),
+        (172_700, "47 h 58 min"),
+        (172_800, "2 d 0 h"),
+        (270_000, "3 d 3 h"),
+    ],
+)
 def test_times_are_written_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
