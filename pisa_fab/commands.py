@@ -86,7 +86,7 @@ def submit(
     `config` is the Fabric configuration for connections, None to read the configuration files.
     """
     from pisa_fab.head import Head, clock
-    from pisa_fab.model import Policy
+    from pisa_fab.model import Policy, RunClosed
     from pisa_fab.progress import plural, view
     from pisa_fab.run import open_run
 
@@ -102,6 +102,7 @@ def submit(
                 f"the end of the journal was torn and is cut off ({run.journal.cut} bytes); nothing is lost"
             )
         if scheduler.finished:
+            run.record(RunClosed("finished"), began)
             print(f"{batch.output.name}: nothing left to run")
             return summarise(batch, run.history, "finished", 0, 0.0)
         unfinished = scheduler.unfinished
@@ -137,7 +138,8 @@ def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: 
     from pisa_fab.model import JobState
     from pisa_fab.progress import counted, duration, failures
 
-    pace = f", {ended} ended in {duration(seconds)}" if ended else ""
+    what = "" if ended == len(history.scheduler.jobs) else f"; {ended} of them"
+    pace = f"{what} in {duration(seconds)}" if ended else ""
     print(f"{batch.output.name}: {counted(history)}{pace}")
     for line in failures(history):
         print(line)

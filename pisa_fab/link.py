@@ -107,7 +107,7 @@ class Link:
 
     def serve(self, inbox: Inbox) -> None:
         """Start the worker, pass on what it says, and end with `Closed`, whatever happens."""
-        orderly = False
+        orderly, reason = False, "a mistake in pisa_fab, whose traceback is shown"
         try:
             orderly, reason = self.converse(inbox)
         except (LinkError, OSError, EOFError) as error:
@@ -115,7 +115,7 @@ class Link:
         finally:
             self.outbox.put(None)
             self.disconnect()
-        inbox.put(Closed(self.name, self.stopped_because or reason, orderly))
+            inbox.put(Closed(self.name, self.stopped_because or reason, orderly))
 
     def converse(self, inbox: Inbox) -> tuple[bool, str]:
         """Hold the conversation; say whether the worker left in an orderly way, and why it is over."""
@@ -123,15 +123,19 @@ class Link:
         source = worker_source()
         stream = self.connect(bootstrap(self.python(), len(source), token))
         stream.send(source)
-        rest = skip_greeting(stream, MARKER + token.encode("ascii") + b"\n")
-        if rest is None:
+        data = skip_greeting(stream, MARKER + token.encode("ascii") + b"\n")
+        if data is None:
             return False, explain_no_worker(stream, self.python())
         writer = Thread(target=self.write, args=(stream,), name=f"pisa_fab-{self.name}-writer", daemon=True)
         writer.start()
-        while data := stream.receive():
+        rest = b""
+        while True:
             *lines, rest = (rest + data).split(b"\n")
             if lines:
                 inbox.put(Said(self.name, [json.loads(line) for line in lines]))
+            data = stream.receive()
+            if not data:
+                break
         status = stream.exit_status()
         complaint = stream.complaint()
         return status == 0, complaint.splitlines()[-1] if complaint else "connection lost"

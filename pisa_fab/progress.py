@@ -209,6 +209,13 @@ def arguments(record: JobRecord) -> str:
     return text if len(text) <= ARGUMENTS_WIDTH else text[: ARGUMENTS_WIDTH - 1] + "…"
 
 
+def harmless(line: str) -> str:
+    """Give a line of a program's output without what would steer a terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in line
+    )
+
+
 def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
@@ -226,7 +233,7 @@ def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:
         yield f"  {job_name(failure.job)}  {how} on {failure.host}, attempt {failure.attempt}"
         yield f"        {arguments(history.records[failure.job])}"
         for line in failure.outcome.tail.splitlines()[-TAIL_LINES:]:
-            yield f"        {line}"
+            yield f"        {harmless(line)}"
     counts = history.scheduler.counts()
     hidden = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0) - (most or sys.maxsize)
     if hidden > 0:

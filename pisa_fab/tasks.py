@@ -7,7 +7,9 @@ this module to its own collection, and as `pisa-fab NAME` anywhere. Nothing heav
 
 from __future__ import annotations
 
+import codecs
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -33,6 +35,7 @@ def cleanly(body: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        print_any_file_name()
         try:
             code = body(*args, **kwargs)
             sys.stdout.flush()
@@ -47,6 +50,13 @@ def cleanly(body: Callable[P, int]) -> Callable[P, None]:
             raise Exit(code=code)
 
     return wrapped
+
+
+def print_any_file_name() -> None:
+    """Let standard output take every text: bytes that are no UTF-8 as they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
 
 
 def configured(c: Context, key: str) -> str:

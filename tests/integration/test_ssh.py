@@ -346,3 +346,8 @@ def test_a_file_name_that_is_not_utf8_arrives(project: Project, hosts: Hosts, ru
     done = run_program("inv", "submit")
     assert done.returncode == 0, done.said
     assert (project.path / "run/stdout/0000.out").read_text() == "inside\n"
+    for command in (["dryrun"], ["collect", "--to", "-"], ["collect"]):
+        done = run_program("inv", *command)
+        assert done.returncode == 0, done.said
+    assert b"data-\xff.txt" in (project.path / "run/results.csv").read_bytes()
+    assert b"data-\xff.txt" in (project.path / "run/assignments.csv").read_bytes()

@@ -171,14 +171,16 @@ def test_jobs_know_who_they_are(project: Project, run_program: Run) -> None:
 
 
 def test_a_failed_job_is_shown_with_its_reason(project: Project, run_program: Run) -> None:
-    project.write("s.py", "import sys\nprint('bad luck', file=sys.stderr)\nsys.exit(int(sys.argv[2]))\n")
+    project.write(
+        "s.py", "import sys\nprint('bad luck\\33[2J', file=sys.stderr)\nsys.exit(int(sys.argv[2]))\n"
+    )
     project.jobs({"script": "s.py", "output": "run", "sweep": {"--code": ["0", "3", "255"]}})
     done = run_program("inv", "submit")
     assert done.returncode == 1, done.said
     assert "1 succeeded, 2 failed" in done.stdout
     assert "0001  exit code 3 on" in done.stdout
     assert "0002  exit code 255 on" in done.stdout
-    assert done.stdout.count("bad luck") == 2
+    assert done.stdout.count("bad luck\N{REPLACEMENT CHARACTER}[2J") == 2  # a terminal is not steered by it
     assert "Traceback" not in done.said
     failed = run_program("inv", "status", "--failed")
     assert "0002  exit code 255" in failed.stdout
@@ -231,6 +233,7 @@ def test_a_second_submit_runs_nothing_again(grid: Project, run_program: Run) -> 
     done = run_program("inv", "submit")
     assert done.returncode == 0, done.said
     assert "nothing left to run" in done.stdout
+    assert "finished at" in run_program("inv", "status").stdout
     assert max(ran(grid).values()) == 1
 
 

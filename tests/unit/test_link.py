@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from pisa_fab import lock
 from pisa_fab.errors import RunError
-from pisa_fab.link import bootstrap, skip_greeting
+from pisa_fab.link import Closed, Link, bootstrap, skip_greeting
 from pisa_fab.progress import duration
 
 MARKER = b"pisa_fab worker abc\n"
@@ -51,6 +52,38 @@ def test_the_worker_is_found_behind_any_greeting_in_any_pieces(
     while piece := stream.receive():
         found += piece
     assert found == rest
+
+
+class Babbler(Link):
+    """A link to something that starts like a worker and then says what no worker says."""
+
+    name = "pc01"
+
+    def __init__(self) -> None:
+        self.outbox = SimpleQueue()
+        self.disconnected = False
+
+    def python(self) -> str:
+        return "python3"
+
+    def connect(self, command: str) -> Pieces:
+        class Talk(Pieces):
+            def send(self, data: bytes) -> None:
+                pass
+
+        token = command.split()[-1].encode()
+        return Talk(b"pisa_fab worker " + token + b"\nno json\n", iter([]))
+
+    def disconnect(self) -> None:
+        self.disconnected = True
+
+
+def test_the_head_learns_the_end_of_a_link_even_from_a_bug() -> None:
+    link, inbox = Babbler(), SimpleQueue()
+    with pytest.raises(ValueError, match="Expecting value"):
+        link.serve(inbox)
+    assert inbox.get_nowait() == Closed("pc01", "a mistake in pisa_fab, whose traceback is shown")
+    assert link.disconnected
 
 
 def test_a_greeting_without_a_worker_ends() -> None:
