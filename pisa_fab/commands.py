@@ -112,7 +112,7 @@ def submit(
             f"{slots} on {where}",
             flush=True,
         )
-        with view(batch.output.name, log=log) as shown:
+        with view(log=log) as shown:
             pool = make_pool(cluster, pool_of, config)
             hosts = {host.name: host for host in pool_of.hosts}
             reason = Head(run, batch, pool, hosts, pool_of.lease, shown).work()

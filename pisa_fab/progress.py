@@ -73,9 +73,8 @@ class PlainView:
 class BarView(PlainView):
     """A bar that stays in the last line of a terminal; lines scroll above it."""
 
-    def __init__(self, title: str, *, log: bool = False) -> None:
+    def __init__(self, *, log: bool = False) -> None:
         super().__init__(log=log)
-        self.title = title
         self.bar: Progress | None = None
         self.id: TaskID | None = None
 
@@ -84,14 +83,13 @@ class BarView(PlainView):
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[standing]}", markup=False),
             auto_refresh=False,
             expand=True,
         )
         self.bar.start()
-        self.id = self.bar.add_task(self.title, total=None, standing="connecting")
+        self.id = self.bar.add_task("", total=None, standing="connecting")
         return self
 
     def __exit__(self, *problem: object) -> None:
@@ -122,9 +120,9 @@ class BarView(PlainView):
             self.bar.refresh()
 
 
-def view(title: str, *, log: bool) -> PlainView:
+def view(*, log: bool) -> PlainView:
     """Give the view that suits where standard output goes."""
-    return BarView(title, log=log) if sys.stdout.isatty() else PlainView(log=log)
+    return BarView(log=log) if sys.stdout.isatty() else PlainView(log=log)
 
 
 # -- words --------------------------------------------------------------------------------------------------
@@ -138,7 +136,7 @@ def plural(count: int, noun: str) -> str:
 def duration(seconds: float) -> str:
     """Give a time for people: `0.4 s`, `42 s`, `5 min`, `2 h 05 min`, `3 d 4 h`."""
     whole = round(seconds)
-    if seconds < 9.95:
+    if seconds < 9.95 and seconds != whole:
         return f"{seconds:.1f} s"
     if whole < 100:
         return f"{whole} s"
@@ -167,7 +165,7 @@ def brief(history: History) -> str:
     if rate:
         parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min")
     if left is not None and scheduler.unfinished:
-        parts.append(f"{duration(left)} left")
+        parts.append(f"{duration(round(left))} left")
     return ", ".join(parts)
 
 

@@ -43,7 +43,7 @@ def state_of_run(history: History, layout: Layout) -> str:
         if rate:
             parts.append(f"{rate:.1f} jobs a second")
         if left is not None:
-            parts.append(f"about {duration(left)} left")
+            parts.append(f"about {duration(round(left))} left")
         return ", ".join(parts)
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(history.last_at))
     if history.closed is None:

@@ -128,6 +128,7 @@ def test_a_lock_that_never_was_is_not_held(tmp_path: Path) -> None:
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),
+        (3, "3 s"),
         (9.9, "9.9 s"),
         (99, "99 s"),
         (100, "2 min"),
