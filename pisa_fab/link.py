@@ -22,7 +22,11 @@ from typing import Any, Protocol
 Message = dict[str, Any]
 
 STDERR_BYTES = 2000  # how much of a worker's own complaint is kept
+SWEPT = 75  # worker.py's SWEPT
 MARKER = b"pisa_fab worker "  # worker.py's MARKER; a test holds them together
+
+# What an exit status says of the worker, where nothing else is said.
+ENDINGS = {None: "connection lost", 0: "the worker left", SWEPT: "the worker was killed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ class Link:
                 break
         status = stream.exit_status()
         complaint = stream.complaint()
-        return status == 0, complaint.splitlines()[-1] if complaint else "connection lost"
+        ending = ENDINGS.get(status, f"the worker ended with status {status}")
+        return status in (0, SWEPT), complaint.splitlines()[-1] if complaint else ending
 
     def write(self, stream: Stream) -> None:
         """Send what the head has put into the outbox, in as few pieces as it comes."""

@@ -5,6 +5,10 @@ is run from there, so that nothing has to be installed on a host and both ends a
 It decides nothing about a batch: which job runs where and whose result counts is the head's business. It
 knows no file names: they come with each message.
 
+Two processes: the worker, and above it a guardian that does nothing but wait for the worker's end, whatever
+that is, and then ends everything that it leaves. Both adopt what loses its parent below them (a "subreaper"
+of Linux), so a job's grandchild is found although it has left its session.
+
 The conversation is one JSON object a line. From the head:
 
     setup    workdir, venv, nonce and the file that holds it, nice, threads, lease and grace (seconds), env,
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
     import resource
     from typing import Any
 
+MARK = "PISA_MARK"  # the variable in the environment of a job's processes that says whose they are
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+SWEPT = 75  # exit status of a guardian whose worker was killed: its jobs have been ended
 MARKER = "pisa_fab worker"  # the head skips everything before this and the token behind it
 TAIL_BYTES = 4096
 TAIL_LINES = 8
@@ -82,6 +89,51 @@ def take_long_slices() -> None:
     ctypes.CDLL(None).syscall(call, 0, attributes, 0)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one that loses its own. Does nothing but on Linux."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    except AttributeError:
+        return
+
+
+def children() -> list[int]:
+    """Give the processes whose parent this one is."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return [pid for pid in processes() if parent_of(pid) == me]  # a kernel without that file
+
+
+def processes() -> list[int]:
+    """Give all processes that can be seen, none where there is no /proc."""
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def parent_of(pid: int) -> int:
+    """Give a process's parent, 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def send(pid: int, number: int) -> None:
+    """Send a process a signal, if it is still there and we may."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
 class UnusableError(Exception):
     """The host cannot do the work; the message says why."""
 
@@ -108,6 +160,11 @@ class Attempt:
     def id(self) -> tuple[int, int]:
         """Job and attempt number, by which the head knows it."""
         return (self.job, self.number)
+
+    @property
+    def mark(self) -> str:
+        """What the environment of all its processes holds, by which they are told from other jobs'."""
+        return f"{self.job}.{self.number}"
 
     def deadline(self) -> float | None:
         """Give the time at which something has to be done about it, None for never."""
@@ -391,6 +448,7 @@ class Worker:
         """Start the process in a session of its own and give its pid."""
         environment = dict(self.environment)
         environment.update(attempt.env)
+        environment[MARK] = attempt.mark
         return os.posix_spawn(
             self.find(attempt.argv[0], environment.get("PATH", os.defpath)),
             attempt.argv,
@@ -418,10 +476,14 @@ class Worker:
         return self.programs[key]
 
     def reap(self) -> None:
-        """Report every job that has ended, and sweep up what it left in its process group."""
-        while self.running:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        """Report every job that has ended, and sweep up what it left behind."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return  # nothing runs, and nothing was left
             if ended is None:
+                self.sweep()
                 return
             attempt = self.running.pop(ended.si_pid, None)
             if attempt is not None:
@@ -431,6 +493,21 @@ class Worker:
             if attempt is not None:
                 self.reported[attempt.id] = attempt
                 self.conclude(attempt, status, usage)
+
+    def sweep(self) -> None:
+        """Kill what jobs that have ended left outside their process groups.
+
+        It has become a child of ours when its parent ended. What cannot be told whose it is, because it has
+        cleared its environment, is left alone as long as a job runs that may need it.
+        """
+        strays = [pid for pid in children() if pid not in self.running]
+        if not strays:
+            return
+        wanted = {attempt.mark for attempt in self.running.values()}
+        for pid in strays:
+            mark = mark_of(pid)
+            if mark not in wanted and (mark or not self.running):
+                send(pid, signal.SIGKILL)
 
     def conclude(self, attempt: Attempt, status: int, usage: resource.struct_rusage) -> None:
         """Report how a process ended."""
@@ -469,7 +546,51 @@ class Worker:
                 self.published.append([job, number])
 
 
+def mark_of(pid: int) -> str:
+    """Give the mark in a process's environment, "" if it has none or has ended."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return ""
+    sign = MARK.encode("ascii") + b"="
+    return next(
+        (text[len(sign) :].decode("ascii", "replace") for text in variables if text.startswith(sign)), ""
+    )
+
+
+def guard(worker: int) -> int:
+    """Wait for the worker's end, end what it left, and give the exit status: 0 if it left in order."""
+    status = -1
+    while True:
+        try:
+            pid, ending = os.wait()
+        except ChildProcessError:
+            break
+        if pid == worker:
+            status = ending
+        if status != -1:
+            for child in children():
+                send(child, signal.SIGKILL)  # what these leave becomes ours, and is next
+    return 0 if status == 0 else SWEPT
+
+
 def main(token: str) -> None:
+    """Split into guardian and worker, and serve."""
+    adopt_orphans()
+    worker = os.fork()
+    if worker:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)  # the worker alone holds the conversation, so that its end is the end of that
+        os.dup2(null, 1)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda number, frame: send(worker, number))
+        sys.exit(guard(worker))
+    adopt_orphans()
+    serve(token)
+
+
+def serve(token: str) -> None:
     """Take the conversation off the standard streams, so that nothing else can write into it, and serve."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -244,6 +245,25 @@ def test_a_connection_that_breaks_ends_the_jobs_there_and_runs_them_elsewhere(
     )
     assert set(ends.values()) == {1}
     assert len(ends) == 8
+
+
+def test_a_worker_that_is_killed_has_its_jobs_run_elsewhere_at_once(
+    waiting: Project, hosts: Hosts, start_program: Start
+) -> None:
+    pool = hosts.start(2)
+    waiting.pool(pool, slots=2)  # with the lease of a minute, which nobody has to wait for
+    program = start_program("inv", "submit")
+    wait_for(lambda: len(begun(waiting)) == 4, "four jobs to run")
+    # The guardian is started first, and the worker by it.
+    workers = [process for process in pool[0].started_there() if "pisa_fab/worker.py" in process.describe()]
+    guardian, worker = sorted(workers, key=lambda process: (process.started, process.pid))
+    assert worker.parent == guardian.pid
+    worker.send(signal.SIGKILL)
+    program.wait_for_output("pc01: lost: the worker was killed")
+    waiting.write("go", "")
+    done = program.wait(50)
+    assert done.returncode == 0, done.said
+    assert "8 succeeded" in done.stdout
 
 
 def test_a_frozen_host_is_given_up_after_a_lease(

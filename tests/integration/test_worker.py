@@ -127,7 +127,7 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -297,6 +297,69 @@ def test_what_a_job_leaves_in_its_group_ends_with_it(talk: Talk) -> None:
     talk.run("sh", "-c", "sleep 1000 & echo $!")
     assert talk.outcome()["exit_code"] == 0
     wait_until_gone(int(talk.path(0, "out").read_text()))
+
+
+# Starts a process that leaves its session and its parent, as daemons do; it writes its pid into a file.
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        with open(sys.argv[1] + ".new", "w") as file:
+            file.write(f"{os.getpid()}\\n")
+        os.rename(sys.argv[1] + ".new", sys.argv[1])
+        for stream in (0, 1, 2):
+            os.close(stream)
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["", "time.sleep(1000)", "os.kill(os.getpid(), 9)"], ids=["exit", "timeout", "killed"]
+)
+def test_a_daemon_that_a_job_started_ends_with_the_job(talk: Talk, end: str) -> None:
+    talk.ready()
+    pid_file = talk.folder / "daemon"
+    talk.python_job(DAEMON + end, str(pid_file), timeout=1.0 if "sleep" in end else None)
+    assert talk.outcome()["ending"] in ("exited", "timeout", "signalled")
+    wait_until_gone(int(wait_for_text(pid_file)))
+
+
+def test_a_daemon_of_a_job_that_still_runs_is_left_alone(talk: Talk) -> None:
+    talk.ready()
+    pid_file = talk.folder / "daemon"
+    talk.python_job(DAEMON + "time.sleep(1000)", str(pid_file), job=1)
+    daemon = int(wait_for_text(pid_file))
+    for _ in range(3):
+        talk.run("true", job=2)
+        assert talk.outcome()["exit_code"] == 0
+    assert is_alive(daemon)
+    talk.say(op="stop")
+    talk.outcome()
+    wait_until_gone(daemon)
+
+
+def test_a_daemon_that_clears_its_environment_ends_when_nothing_runs(talk: Talk) -> None:
+    talk.ready()
+    pid_file = talk.folder / "daemon"
+    talk.run("env", "-i", talk.python, "-c", DAEMON, str(pid_file))
+    assert talk.outcome()["exit_code"] == 0
+    wait_until_gone(int(wait_for_text(pid_file)))
+
+
+def test_jobs_do_not_outlive_a_worker_that_is_killed(talk: Talk) -> None:
+    ready = talk.ready()
+    pid_file = talk.folder / "daemon"
+    talk.python_job(DAEMON + "time.sleep(1000)", str(pid_file), job=1)
+    talk.run("sh", "-c", "trap '' TERM HUP; echo $$; sleep 1000; sleep 1000", job=2)
+    pids = [int(wait_for_text(pid_file)), int(wait_for_text(talk.path(2, "out")))]
+    os.kill(ready["pid"], signal.SIGKILL)
+    assert talk.process.wait(DEADLINE) == worker.SWEPT == link.SWEPT
+    assert [pid for pid in pids if is_alive(pid)] == []  # the guardian leaves as the last
 
 
 def test_stop_ends_jobs_and_says_so(talk: Talk) -> None:
