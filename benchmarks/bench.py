@@ -27,7 +27,7 @@ from sshd import Hosts, UnavailableError, link_python
 from timing import BrokenRunError, Cost, Series, measure
 
 HOSTS, SLOTS = 8, 2
-SCRIPTS, TRUES = 400, 4000
+SCRIPTS, TRUES = 400, 8000
 SCRIPT = """\
 import argparse
 parser = argparse.ArgumentParser()

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 Message = dict[str, Any]
 
 STDERR_BYTES = 2000  # how much of a worker's own complaint is kept
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 SWEPT = 75  # worker.py's SWEPT
 MARKER = b"pisa_fab worker "  # worker.py's MARKER; a test holds them together
 
@@ -100,7 +101,7 @@ class Link:
     def send(self, messages: list[Message]) -> None:
         """Give the worker messages. Never blocks."""
         if messages:
-            self.outbox.put("".join(json.dumps(message) + "\n" for message in messages).encode("ascii"))
+            self.outbox.put("".join(ENCODE(message) + "\n" for message in messages).encode("ascii"))
 
     def abort(self, reason: str) -> None:
         """Give the host up: `serve` ends with this reason."""

@@ -103,10 +103,13 @@ def children() -> list[int]:
     """Give the processes whose parent this one is."""
     me = os.getpid()
     try:
-        with open(f"/proc/{me}/task/{me}/children") as file:
-            return [int(pid) for pid in file.read().split()]
+        file = os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY)
     except OSError:
         return [pid for pid in processes() if parent_of(pid) == me]  # a kernel without that file
+    try:
+        return [int(pid) for pid in os.read(file, 1 << 16).split()]
+    finally:
+        os.close(file)
 
 
 def processes() -> list[int]:
@@ -239,9 +242,9 @@ class Worker:
             readable, _, _ = select.select(readers, writers, [], self.patience())
             if wake_read in readable:
                 os.read(wake_read, 4096)
+                self.reap()
             if self.source in readable:
                 self.receive()
-            self.reap()
             self.enforce()
             self.flush()
         self.say_farewell()
