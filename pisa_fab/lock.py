@@ -37,7 +37,10 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         """Take the lock at once or not at all."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be opened: {error.strerror}", "is it yours?") from error
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -93,7 +93,8 @@ class Run:
         if again:
             self.record(JobsReopened(again), now)
         write_assignments(self.batch, self.numbering, self.history.records)
-        self.layout.nonce.write_text(self.nonce, "ascii")
+        with told(self.layout.nonce):
+            self.layout.nonce.write_text(self.nonce, "ascii")
         self.sync()
 
     def job_record(self, number: int) -> JobRecord:
@@ -135,19 +136,30 @@ def consecutive(numbers: Iterable[int], most: int) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into one line about this path. Raises RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or path}: cannot be used: {error.strerror}", "is it yours, and is there room?"
+        ) from error
+
+
+@contextlib.contextmanager
 def open_run(batch: Batch) -> Iterator[Run]:
     """Make or take up a batch's run directory, and hold it. Raises RunError."""
     layout = Layout(batch.output)
-    try:
+    with told(layout.root):
         layout.create()
-    except OSError as error:
-        raise RunError(f"{layout.root}: cannot be made: {error.strerror}") from error
     with RunLock(layout.lock):
         history = History()
-        journal = Journal.open(layout.journal, history.apply)
+        with told(layout.journal):
+            journal = Journal.open(layout.journal, history.apply)
         try:
             run = Run(batch, journal, history)
-            run.publish_leftovers()
+            with told(layout.attempts):
+                run.publish_leftovers()
             yield run
         finally:
             journal.close()

@@ -210,10 +210,8 @@ class Worker:
         self.sink = sink
         self.incoming = b""
         self.outgoing = bytearray()
-        self.running: dict[int, Attempt] = {}  # pid -> Attempt
-        self.reported: dict[
-            tuple[int, int], Attempt
-        ] = {}  # (job, attempt) -> Attempt, until the head has acknowledged its result
+        self.running: dict[int, Attempt] = {}  # by pid
+        self.reported: dict[tuple[int, int], Attempt] = {}  # by id, until the head has acknowledged it
         self.published: list[list[int]] = []  # not worth a message of its own
         self.environment: dict[str, str] = {}
         self.folders: dict[str, str] = {}

@@ -412,6 +412,21 @@ def test_a_mistake_stops_everything_before_anything_is_written(grid: Project, ru
     assert not (grid.path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "taken", ["run/.pisa", "run/.pisa/journal.jsonl", "run/.pisa/lock", "run/.pisa/nonce"]
+)
+def test_a_run_directory_that_cannot_be_used_is_one_line(grid: Project, run_program: Run, taken: str) -> None:
+    if taken == "run/.pisa":
+        grid.write(taken, "a file where a folder should be")
+    else:
+        (grid.path / taken).mkdir(parents=True)
+    done = run_program("inv", "submit")
+    assert done.returncode == 2, done.said
+    assert taken in done.stderr
+    assert "Traceback" not in done.said
+    assert ran(grid) == {}
+
+
 def test_a_jobs_file_that_is_not_there_is_one_line(project: Project, run_program: Run) -> None:
     done = run_program("inv", "submit")
     assert done.returncode == 2, done.said
