@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, PisaError, UsageError
+from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, PisaError, PoolError, UsageError
 
 if TYPE_CHECKING:
     from pisa_fab.history import History
     from pisa_fab.model import Batch, Cluster
     from pisa_fab.numbering import Numbering
 
-EXIT_CODES = {"interrupted": EXIT_INTERRUPTED, "no host": EXIT_NO_HOST}
 DEFAULT_JOBS = "jobs.yaml"
 DEFAULT_CLUSTER = "cluster.yaml"
 
@@ -147,13 +146,12 @@ def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: 
     counts = history.scheduler.counts()
     failed = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0)
     if reason == "no host":
-        raise PisaError(
+        raise PoolError(
             f"no usable host was left; {history.scheduler.unfinished} jobs have not been run",
             "mend what is said of the hosts above, then submit again: it goes on where it stopped",
-            EXIT_NO_HOST,
         )
-    if reason in EXIT_CODES:
-        return EXIT_CODES[reason]
+    if reason == "interrupted":
+        return EXIT_INTERRUPTED
     return EXIT_FAILED if failed else EXIT_OK
 
 

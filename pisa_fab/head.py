@@ -54,7 +54,7 @@ def clock() -> float:
 class View(Protocol):
     """What a person sees of a run (see `progress`)."""
 
-    def happened(self, event: Event, history: History) -> None:
+    def happened(self, event: Event) -> None:
         """Show an event, if it is worth it."""
 
     def refresh(self, history: History, now: float) -> None:
@@ -182,7 +182,7 @@ class Head:
             if publish:
                 self.unpublished[(action.job, action.attempt)] = action.host
             self.acks[action.host].append((action.job, action.attempt, publish))
-        self.view.happened(event, self.run.history)
+        self.view.happened(event)
 
     def deliver(self) -> None:
         """Send what this turn has prepared, one piece a host: first what gives it work."""
@@ -266,7 +266,7 @@ class Head:
     def decide(self) -> None:
         """Ask the scheduler what to do next, and prepare it."""
         for event in self.run.decide(clock()):
-            self.view.happened(event, self.run.history)
+            self.view.happened(event)
             if isinstance(event, AttemptStarted):
                 self.outgoing[event.host].append(self.order(event))
 

@@ -121,7 +121,6 @@ class SSHLink(Link, Connection):
     # See Link: names that are not attributes of the class would become configuration.
     spec: Host = Host("")
     shared_gateway: Gateway | None = None
-    interpreter: str = ""
 
     def __init__(
         self, host: Host, base: Config, known_hosts: KnownHosts, gateways: dict[str, Gateway]

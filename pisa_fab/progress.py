@@ -55,9 +55,9 @@ class PlainView:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
-    def happened(self, event: Event, history: History) -> None:
+    def happened(self, event: Event) -> None:
         """Show what somebody has to know, and with `--log` everything that is done."""
-        line = notable(event, history) or (logged(event) if self.log else "")
+        line = notable(event) or (logged(event) if self.log else "")
         if line:
             self.say(f"{time.strftime('%H:%M:%S')} {line}" if self.log else line)
 
@@ -175,7 +175,7 @@ def standing(history: History) -> str:
     return f"{done} done, {rest}"
 
 
-def notable(event: Event, history: History) -> str:
+def notable(event: Event) -> str:
     """Say what somebody has to know at once; "" of everything else."""
     if isinstance(event, HostUnusable):
         return f"{event.host}: cannot be used: {event.reason}"

@@ -68,7 +68,7 @@ class Grid:
                 )
             columns.append(self._column(key, (*keys, key), is_flag))
             values.append(read)
-        self._add_axis(columns, values, keys)
+        self._add_axis(columns, values)
 
     def _add_table(self, entry: Mapping[str, Any], keys: Keys) -> None:
         other = next((key for key in entry if key != "csv"), None)
@@ -78,7 +78,7 @@ class Grid:
             raise self.document.wrong((*keys, other), problem, hint, key=True)
         table = self.reader.table(entry["csv"], (*keys, "csv"))
         columns = [self._column(name, (*keys, "csv"), is_flag=False) for name in table]
-        self._add_axis(columns, list(table.values()), keys)
+        self._add_axis(columns, list(table.values()))
 
     def _column(self, key: str, keys: Keys, is_flag: bool) -> Column:
         column = Column.of_key(key, flag=is_flag)
@@ -100,7 +100,7 @@ class Grid:
         self.places[name] = keys
         return column
 
-    def _add_axis(self, columns: Sequence[Column], values: Sequence[Sequence[str]], keys: Keys) -> None:
+    def _add_axis(self, columns: Sequence[Column], values: Sequence[Sequence[str]]) -> None:
         lengths = [len(each) for each in values]
         for column, length in zip(columns, lengths, strict=True):
             if length != lengths[0]:
