@@ -6,7 +6,6 @@ among them, because their outputs are still there. `dryrun` can write it again, 
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
@@ -14,7 +13,7 @@ from typing import TextIO
 from pisa_fab.errors import RunError
 from pisa_fab.model import Batch, Job, JobRecord, job_name
 from pisa_fab.numbering import Numbering
-from pisa_fab.table import TableWriter
+from pisa_fab.table import TableWriter, replacing
 
 Row = tuple[int, Mapping[str, str | None], tuple[str, ...]]
 
@@ -25,12 +24,10 @@ def write_assignments(batch: Batch, numbering: Numbering, records: Mapping[int, 
     `records` are the jobs that the journal knows.
     """
     target = batch.assignments
-    new = target.with_name(target.name + ".new")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with replacing(target) as file:
             write_table(file, columns(batch, numbering, records), rows(batch, numbering, records))
-        os.replace(new, target)  # noqa: PTH105 - the two names read better side by side
     except OSError as error:
         raise RunError(f"{target}: cannot be written: {error.strerror}") from error
 

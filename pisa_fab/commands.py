@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +83,11 @@ def submit(
 
     `config` is the Fabric configuration for connections, None to read the configuration files.
     """
-    from pisa_fab.head import Head, clock
+    from pisa_fab.head import Head
     from pisa_fab.model import Policy, RunClosed
     from pisa_fab.progress import plural, view
     from pisa_fab.run import open_run
+    from pisa_fab.worker import clock
 
     pool_of = cluster or this_machine()
     slots = plural(sum(host.slots for host in pool_of.hosts), "slot")
@@ -113,8 +113,7 @@ def submit(
         )
         with view(log=log) as shown:
             pool = make_pool(cluster, pool_of, config)
-            hosts = {host.name: host for host in pool_of.hosts}
-            reason = Head(run, batch, pool, hosts, pool_of.lease, shown).work()
+            reason = Head(run, pool_of, pool, shown).work()
         return summarise(batch, run.history, reason, unfinished - scheduler.unfinished, clock() - began)
 
 
@@ -134,7 +133,6 @@ def make_pool(cluster: Cluster | None, pool_of: Cluster, config: Any) -> Any:
 
 def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: float) -> int:
     """Say how it ended and where everything is; give the exit code."""
-    from pisa_fab.model import JobState
     from pisa_fab.progress import counted, duration, failures
 
     what = "" if ended == len(history.scheduler.jobs) else f"; {ended} of them"
@@ -143,8 +141,6 @@ def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: 
     for line in failures(history):
         print(line)
     print(f"outputs: {short(batch.output)}   which job is which: {short(batch.assignments)}")
-    counts = history.scheduler.counts()
-    failed = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0)
     if reason == "no host":
         raise PoolError(
             f"no usable host was left; {history.scheduler.unfinished} jobs have not been run",
@@ -152,7 +148,7 @@ def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: 
         )
     if reason == "interrupted":
         return EXIT_INTERRUPTED
-    return EXIT_FAILED if failed else EXIT_OK
+    return EXIT_FAILED if history.failed else EXIT_OK
 
 
 def short(path: Path) -> str:
@@ -228,14 +224,12 @@ def collect(batch: Batch, to: str, kind: str) -> int:
 def save(table: Any, target: Path, kind: str) -> None:
     """Write the table to a file, whole or not at all. Raises PisaError."""
     from pisa_fab import results
+    from pisa_fab.table import replacing
 
-    new = target.with_name(f"{target.name}.{time.time_ns()}.new")
     try:
-        with new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with replacing(target) as file:
             results.write(table, file, kind)
-        new.replace(target)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise PisaError(
             f"{target}: cannot be written: {error.strerror}", "name another: --to FILE"
         ) from error

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -23,7 +23,7 @@ from pisa_fab.link import Closed, Inbox, Link, Message, Said, Wake
 from pisa_fab.model import (
     AttemptEnded,
     AttemptStarted,
-    Batch,
+    Cluster,
     Discard,
     Ending,
     Event,
@@ -36,6 +36,7 @@ from pisa_fab.model import (
     job_name,
 )
 from pisa_fab.run import Run
+from pisa_fab.worker import clock
 
 START_TIMEOUT = 60.0  # seconds from the start until a worker has said that it is ready
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -44,11 +45,6 @@ PINGS_A_LEASE = 4
 TURN = 0.003  # seconds between two turns of the loop, at least
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def clock() -> float:
-    """Give seconds on a monotonic clock that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class View(Protocol):
@@ -92,21 +88,20 @@ class Connection:
 class Head:
     """One run: from the first connection to the last word of the journal."""
 
-    def __init__(
-        self, run: Run, batch: Batch, pool: Links, hosts: Mapping[str, Host], lease: float, view: View
-    ) -> None:
+    def __init__(self, run: Run, cluster: Cluster, pool: Links, view: View) -> None:
         self.run = run
-        self.batch = batch
+        self.batch = run.batch
         self.pool = pool
-        self.lease = lease
+        self.lease = cluster.lease
         self.view = view
         self.inbox: Inbox = SimpleQueue()
         self.scheduler = run.history.scheduler
         self.began = clock()
         self.pinged_at = self.began
         self.turned_at = self.began
+        links = pool.links()
         self.connections = {
-            name: Connection(hosts[name], link, self.began) for name, link in pool.links().items()
+            host.name: Connection(host, links[host.name], self.began) for host in cluster.hosts
         }
         self.outgoing: dict[str, list[Message]] = defaultdict(list)
         self.acks: dict[str, list[tuple[int, int, bool]]] = defaultdict(list)

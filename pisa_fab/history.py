@@ -178,6 +178,12 @@ class History:
         """Give the number of every job that ever was, by its key."""
         return {record.key: number for number, record in self.records.items()}
 
+    @property
+    def failed(self) -> int:
+        """How many of the batch's jobs have ended without success."""
+        counts = self.scheduler.counts()
+        return counts[JobState.FAILED] + counts[JobState.LOST]
+
     def failures(self) -> Iterator[JobResult | JobGivenUp]:
         """Give the batch's failed jobs with their results, then those given up with the hosts they lost."""
         for job in self.scheduler.jobs_in(JobState.FAILED):

@@ -19,15 +19,16 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
+from pisa_fab import worker
+
 Message = dict[str, Any]
 
 STDERR_BYTES = 2000  # how much of a worker's own complaint is kept
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-SWEPT = 75  # worker.py's SWEPT
-MARKER = b"pisa_fab worker "  # worker.py's MARKER; a test holds them together
+MARKER = worker.MARKER.encode("ascii") + b" "
 
 # What an exit status says of the worker, where nothing else is said.
-ENDINGS = {None: "connection lost", 0: "the worker left", SWEPT: "the worker was killed"}
+ENDINGS = {None: "connection lost", 0: "the worker left", worker.SWEPT: "the worker was killed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Link:
         status = stream.exit_status()
         complaint = stream.complaint()
         ending = ENDINGS.get(status, f"the worker ended with status {status}")
-        return status in (0, SWEPT), complaint.splitlines()[-1] if complaint else ending
+        return status in (0, worker.SWEPT), complaint.splitlines()[-1] if complaint else ending
 
     def write(self, stream: Stream) -> None:
         """Send what the head has put into the outbox, in as few pieces as it comes."""

@@ -155,10 +155,9 @@ def brief(history: History) -> str:
     counts = scheduler.counts()
     total = len(scheduler.jobs)
     parts = [f"{total - scheduler.unfinished}/{total}"]
-    failed = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0)
-    if failed:
-        parts.append(f"{failed} failed")
-    if counts.get(JobState.RUNNING):
+    if history.failed:
+        parts.append(f"{history.failed} failed")
+    if counts[JobState.RUNNING]:
         parts.append(f"{counts[JobState.RUNNING]} running")
     parts.append(plural(len(scheduler.ready_hosts), "host"))
     rate, left = history.rate(time.time()), history.eta(time.time())
@@ -217,7 +216,7 @@ def harmless(line: str) -> str:
 def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
-    parts = [f"{counts[state]} {state.value}" for state in JobState if counts.get(state)]
+    parts = [f"{counts[state]} {state.value}" for state in JobState if counts[state]]
     return f"{plural(len(history.scheduler.jobs), 'job')}: {', '.join(parts) or 'none'}"
 
 
@@ -232,7 +231,6 @@ def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:
         yield f"        {arguments(history.records[failure.job])}"
         for line in failure.outcome.tail.splitlines()[-TAIL_LINES:]:
             yield f"        {harmless(line)}"
-    counts = history.scheduler.counts()
-    hidden = counts.get(JobState.FAILED, 0) + counts.get(JobState.LOST, 0) - (most or sys.maxsize)
+    hidden = history.failed - (most or sys.maxsize)
     if hidden > 0:
         yield f"  and {hidden} more; see all with: status --failed"

@@ -6,6 +6,7 @@ jobs are run, and nothing is written but the table.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -113,7 +114,6 @@ def facts(state: JobState, result: JobResult | None) -> Row:
         outcome = result.outcome
         start = datetime.fromtimestamp(result.started).astimezone().isoformat(timespec="seconds")
         values = (
-            state.value,
             outcome.exit_code,
             outcome.signal,
             result.host,
@@ -124,7 +124,7 @@ def facts(state: JobState, result: JobResult | None) -> Row:
             outcome.system,
             outcome.memory,
         )
-        row.update(zip(FACTS, values, strict=True))
+        row.update(zip(FACTS[1:], values, strict=True))
     return row
 
 
@@ -149,11 +149,12 @@ class Outputs:
             try:
                 return path.read_text("utf-8", "replace")
             except FileNotFoundError as error:
-                # Listing the folder makes an NFS client ask the server again.
-                if self.patience <= 0 and path.name not in {entry.name for entry in path.parent.iterdir()}:
+                if self.patience <= 0:
                     raise ParseError("its output file is gone") from error
                 self.patience -= VISIBILITY_PAUSE
                 time.sleep(VISIBILITY_PAUSE)
+                with contextlib.suppress(FileNotFoundError):
+                    list(path.parent.iterdir())  # which makes an NFS client ask the server again
             except OSError as error:
                 raise ParseError(f"its output cannot be read: {error.strerror}") from error
 

@@ -76,7 +76,7 @@ def as_json(history: History, layout: Layout) -> str:
         "pid": history.opened.pid if history.opened else None,
         "closed": history.closed.reason if history.closed else None,
         "jobs": len(scheduler.jobs),
-        "counts": {state.value: counts.get(state, 0) for state in JobState},
+        "counts": {state.value: counts[state] for state in JobState},
         "rate": history.rate(now) if running else None,
         "eta_seconds": history.eta(now) if running else None,
         "hosts": [

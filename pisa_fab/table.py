@@ -1,10 +1,32 @@
-"""Writing CSV that every reader reads: rows end in a newline, and what holds one of any kind is quoted."""
+"""Writing tables: CSV that every reader reads, into files that are whole or not there.
+
+Rows end in a newline, and what holds one of any kind is quoted.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[TextIO]:
+    """Give a file to write, which takes the target's place when it is whole. Raises OSError.
+
+    Bytes of file names that are no UTF-8 are written as they are.
+    """
+    new = target.with_name(f"{target.name}.{os.getpid()}.new")
+    try:
+        with new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        new.replace(target)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 class TableWriter:

@@ -497,6 +497,25 @@ def test_collect_lists_what_is_missing_and_says_so(project: Project, run_program
     assert [row["state"] for row in table] == ["succeeded", "failed", "succeeded"]
 
 
+def test_collect_tells_which_outputs_are_gone(project: Project, run_program: Run) -> None:
+    project.jobs(
+        {
+            "command": "echo 1",
+            "output": "run",
+            "results": "json",
+            "env": {"N": "{n}"},
+            "sweep": {"n": ["0", "1"]},
+        }
+    )
+    run_program("inv", "submit")
+    (project.path / "run/stdout/0001.out").unlink()
+    done = run_program("inv", "collect")
+    assert done.returncode == 1, done.said
+    assert "output not understood of 1 of 2 jobs" in done.stderr
+    assert "0001  its output file is gone" in done.stderr
+    assert [row["result"] for row in project.table("run/results.csv")] == ["1", ""]
+
+
 def test_the_venv_of_the_jobs_file_runs_the_jobs(project: Project, run_program: Run) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", project.path / "venv"], check=True)
     project.write("s.py", "import os, sys\nprint(sys.prefix, os.environ['VIRTUAL_ENV'])\n")
