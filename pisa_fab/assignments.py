@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TextIO
 
 from pisa_fab.errors import RunError
-from pisa_fab.model import Batch, Job, JobRecord, job_name
+from pisa_fab.events import JobRecord
+from pisa_fab.model import Batch, Job, job_name
 from pisa_fab.numbering import Numbering
 from pisa_fab.table import TableWriter, replacing
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, PisaError, P
 
 if TYPE_CHECKING:
     from pisa_fab.history import History
-    from pisa_fab.model import Batch, Cluster
+    from pisa_fab.model import Batch, Cluster, Host
     from pisa_fab.numbering import Numbering
+    from pisa_fab.pool import Pool
 
 DEFAULT_JOBS = "jobs.yaml"
 DEFAULT_CLUSTER = "cluster.yaml"
@@ -83,16 +85,19 @@ def submit(
 
     `config` is the Fabric configuration for connections, None to read the configuration files.
     """
+    from pisa_fab.events import RunClosed
     from pisa_fab.head import Head
-    from pisa_fab.model import Policy, RunClosed
+    from pisa_fab.messages import margin_of
+    from pisa_fab.model import Policy
     from pisa_fab.progress import plural, view
     from pisa_fab.run import open_run
     from pisa_fab.worker import clock
 
     pool_of = cluster or this_machine()
     slots = plural(sum(host.slots for host in pool_of.hosts), "slot")
-    policy = Policy(batch.retries, batch.max_losses, pool_of.lease, margin_of(pool_of.lease))
-    with open_run(batch) as run:
+    lease = pool_of.lease
+    policy = Policy(batch.retries, batch.max_losses, lease, margin_of(lease), batch.stop_after)
+    with open_run(batch, waiting=print) as run:
         began = clock()
         run.begin(policy, began, rerun=rerun, retry_failed=retry_failed)
         scheduler = run.history.scheduler
@@ -112,33 +117,54 @@ def submit(
             flush=True,
         )
         with view(log=log) as shown:
-            pool = make_pool(cluster, pool_of, config)
-            reason = Head(run, pool_of, pool, shown).work()
+            file = ClusterFile(cluster.source) if cluster and cluster.source else None
+            reason = Head(run, pool_of, pool_maker(cluster, config), shown, file).work()
         return summarise(batch, run.history, reason, unfinished - scheduler.unfinished, clock() - began)
 
 
-def margin_of(lease: float) -> float:
-    """Give how many seconds longer than a lease the head waits: a worker needs time to end its jobs."""
-    from pisa_fab.head import STOP_GRACE
-
-    return STOP_GRACE + max(1.0, 0.05 * lease)
-
-
-def make_pool(cluster: Cluster | None, pool_of: Cluster, config: Any) -> Any:
-    """Make the links, over SSH or to this machine."""
+def pool_maker(cluster: Cluster | None, config: Any) -> Callable[[Sequence[Host]], Pool]:
+    """Give what makes the links to hosts: over SSH, or to this machine."""
     from pisa_fab.pool import Pool
 
-    return Pool.over_ssh(pool_of.hosts, config) if cluster else Pool.on_this_machine(pool_of.hosts[0].name)
+    def make(hosts: Sequence[Host]) -> Pool:
+        return Pool.over_ssh(hosts, config) if cluster else Pool.on_this_machine(hosts[0].name)
+
+    return make
+
+
+class ClusterFile:
+    """The cluster file of a run that is at work, which a person may change meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen = self._look()
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return ()
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def news(self, *, anyway: bool) -> Cluster | None:
+        """Give what it says, if it has changed or `anyway` is true. Raises SpecError."""
+        from pisa_fab import specs
+
+        seen = self._look()
+        if seen == self._seen and not anyway:
+            return None
+        self._seen = seen
+        return specs.load_cluster(self.path)
 
 
 def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: float) -> int:
     """Say how it ended and where everything is; give the exit code."""
-    from pisa_fab.progress import counted, duration, failures
+    from pisa_fab.progress import HOPELESS, counted, duration, problems
 
     what = "" if ended == len(history.scheduler.jobs) else f"; {ended} of them"
     pace = f"{what} in {duration(seconds)}" if ended else ""
     print(f"{batch.output.name}: {counted(history)}{pace}")
-    for line in failures(history):
+    for line in problems(history):
         print(line)
     print(f"outputs: {short(batch.output)}   which job is which: {short(batch.assignments)}")
     if reason == "no host":
@@ -148,7 +174,7 @@ def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: 
         )
     if reason == "interrupted":
         return EXIT_INTERRUPTED
-    return EXIT_FAILED if history.failed else EXIT_OK
+    return EXIT_FAILED if history.failed or reason == HOPELESS else EXIT_OK
 
 
 def short(path: Path) -> str:

@@ -1,7 +1,8 @@
 """The loop: what the links say goes into the journal and the scheduler, what that decides goes to the links.
 
 The only place that reads the clock and catches signals. It decides nothing itself: the scheduler says which
-job runs where and which result counts, and the head carries it out, when the event is safe on the disk.
+job runs where and which result counts, `roster` which host is called when, and the head carries it out, when
+the event is safe on the disk. While the disk is full nothing is carried out, and everything is kept.
 """
 
 from __future__ import annotations
@@ -12,39 +13,39 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Protocol
 
-from pisa_fab.history import History
-from pisa_fab.layout import stream_files
-from pisa_fab.link import Closed, Inbox, Link, Message, Said, Wake
-from pisa_fab.model import (
+from pisa_fab import messages
+from pisa_fab.contact import Trouble
+from pisa_fab.errors import PisaError, RunError
+from pisa_fab.events import (
+    Accept,
     AttemptEnded,
     AttemptStarted,
-    Cluster,
-    Discard,
-    Ending,
     Event,
-    Host,
     HostLost,
-    HostReady,
+    HostReleased,
     HostUnusable,
-    Outcome,
     RunClosed,
-    job_name,
+    SlotsChanged,
+    Stop,
 )
+from pisa_fab.history import History
+from pisa_fab.link import Closed, Inbox, Message, Said, Wake
+from pisa_fab.model import Cluster, Host
+from pisa_fab.roster import Connection, MakeLinks, Roster
 from pisa_fab.run import Run
 from pisa_fab.worker import clock
 
-START_TIMEOUT = 60.0  # seconds from the start until a worker has said that it is ready
-STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
-PINGS_A_LEASE = 4
+FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
+PATIENCE_LEASES = 10  # how long a run waits for a host when it has none left, if nothing else is said
 TURN = 0.003  # seconds between two turns of the loop, at least
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class View(Protocol):
@@ -60,91 +61,76 @@ class View(Protocol):
         """Show a line."""
 
 
-class Links(Protocol):
-    """What the head needs of a pool."""
+class ClusterFile(Protocol):
+    """The cluster file, looked at again (see `commands`)."""
 
-    def links(self) -> dict[str, Link]:
-        """Give the links by the names of their hosts."""
-
-    def begin(self, inbox: Inbox) -> None:
-        """Serve them all in the background."""
-
-    def close(self) -> None:
-        """Close them all."""
-
-
-@dataclass(slots=True)
-class Connection:
-    """Where the conversation with a host stands. Times are those of `clock`."""
-
-    host: Host
-    link: Link
-    heard_at: float
-    ready: bool = False
-    alive: bool = True
-    reported: bool = False  # that it is unusable, before the link was closed
+    def news(self, *, anyway: bool) -> Cluster | None:
+        """Give what it says, if it has changed or `anyway` is true. Raises PisaError."""
 
 
 class Head:
     """One run: from the first connection to the last word of the journal."""
 
-    def __init__(self, run: Run, cluster: Cluster, pool: Links, view: View) -> None:
+    def __init__(
+        self, run: Run, cluster: Cluster, make_links: MakeLinks, view: View, file: ClusterFile | None = None
+    ) -> None:
         self.run = run
-        self.batch = run.batch
-        self.pool = pool
-        self.lease = cluster.lease
+        self.cluster = cluster
+        self.file = file
         self.view = view
         self.inbox: Inbox = SimpleQueue()
         self.scheduler = run.history.scheduler
-        self.began = clock()
-        self.pinged_at = self.began
-        self.turned_at = self.began
-        links = pool.links()
-        self.connections = {
-            host.name: Connection(host, links[host.name], self.began) for host in cluster.hosts
-        }
+        self.turned_at = self.reread_at = clock()
+        self.roster = Roster(make_links, self.inbox, cluster.lease, patience_of(cluster), self.setup)
         self.outgoing: dict[str, list[Message]] = defaultdict(list)
         self.acks: dict[str, list[tuple[int, int, bool]]] = defaultdict(list)
         self.unpublished: dict[tuple[int, int], str] = {}
         self.interrupts = 0
-        self.stop_at: float | None = None
+        self.hangups = 0  # SIGHUPs that have not been obeyed
+        self.stop_reason = ""
+        self.stop_at = 0.0
+        self.no_room = ""  # what the disk says, while it takes nothing
+        self.alone = False  # whether it was said that no host is left
 
     # -- the loop ---------------------------------------------------------------------------------------
 
     def work(self) -> str:
-        """Run the batch and say how it ended: `finished`, `interrupted` or `no host`. Raises RunError."""
-        for connection in self.connections.values():
-            connection.link.send([self.setup(connection.host)])
+        """Run the batch and say how it ended, in the words of `RunClosed`. Raises RunError."""
         with self.catching_signals():
-            self.pool.begin(self.inbox)
+            self.roster.join(self.cluster.hosts, clock())
             try:
                 while (reason := self.ended()) is None:
                     self.turn()
                 self.part()
             finally:
-                self.pool.close()
+                self.roster.close()
             self.record(RunClosed(reason))
             self.run.sync()
         return reason
 
     def turn(self) -> None:
         """Wait for news, then do everything that follows from it."""
-        news = self.wait()
-        for item in news:
+        for item in self.wait():
             self.absorb(item)
-        self.obey_interrupt()
-        self.look_after_hosts()
-        self.decide()
-        self.run.sync()
-        self.deliver()
-        self.view.refresh(self.run.history, clock())
+        now = clock()
+        self.roster.look(now)
+        self.obey_signals()
+        self.look_around(now)
+        if not self.no_room:
+            self.decide(now)
+            self.look_for_common_failure()
+        if self.save():
+            self.deliver()
+        self.run.beat(now)
+        self.view.refresh(self.run.history, now)
 
     def wait(self) -> list[Said | Closed | Wake]:
         """Wait until something is said or due; give all that has been said."""
-        due = [LOOK_EVERY, self.pinged_at + self.lease / PINGS_A_LEASE - clock()]
+        now = clock()
+        due = [LOOK_EVERY, self.roster.wake_at() - now]
         wake_at = self.scheduler.wake_at()
-        if wake_at is not None:
-            due.append(wake_at - clock())
+        if wake_at is not None and not self.no_room:
+            due.append(wake_at - now)
         news = []
         try:
             news.append(self.inbox.get(timeout=max(0.0, min(due))))
@@ -158,83 +144,132 @@ class Head:
 
     def ended(self) -> str | None:
         """Say how the run has ended, None while it goes on."""
-        if self.scheduler.finished:
+        if self.scheduler.finished and not self.no_room:
             return "finished"
-        if self.interrupts and (not self.scheduler.running or self.interrupts > 1 or self.is_late()):
-            return "interrupted"
-        if not any(connection.alive for connection in self.connections.values()):
+        if self.stop_reason and (not self.scheduler.running or self.interrupts > 1 or clock() > self.stop_at):
+            return self.stop_reason
+        if self.roster.nobody_is_left(clock()):
             return "no host"
         return None
 
-    def is_late(self) -> bool:
-        """Say whether the workers have had their time to end what was running."""
-        return self.stop_at is not None and clock() > self.stop_at
-
-    def record(self, event: Event) -> None:
+    def record(self, event: Event, now: float | None = None) -> None:
         """Journal an event, show it, and prepare what the worker has to be told of it."""
-        for action in self.run.record(event, clock()):
-            publish = not isinstance(action, Discard) and action.publish
-            if publish:
-                self.unpublished[(action.job, action.attempt)] = action.host
-            self.acks[action.host].append((action.job, action.attempt, publish))
+        for action in self.run.record(event, clock() if now is None else now):
+            attempt = (action.job, action.attempt)
+            if isinstance(action, Stop):
+                self.outgoing[action.host].append({"op": "stop", "ids": [attempt]})
+                continue
+            if isinstance(action, Accept) and action.publish:
+                self.unpublished[attempt] = action.host
+            # A result that comes twice may be one whose acknowledgement was lost.
+            self.acks[action.host].append((*attempt, self.unpublished.get(attempt) == action.host))
         self.view.happened(event)
+
+    def save(self) -> bool:
+        """Bring the journal to the disk; say so when there is no room, and when there is again."""
+        problem = self.run.try_sync()
+        if problem and not self.no_room:
+            journal = self.run.layout.journal
+            self.view.say(f"{journal}: {problem}: nothing is started until there is room; what runs goes on")
+        elif self.no_room and not problem:
+            self.view.say("there is room again: it goes on")
+        self.no_room = problem
+        return not problem
 
     def deliver(self) -> None:
         """Send what this turn has prepared, one piece a host: first what gives it work."""
         for name, ids in self.acks.items():
             self.outgoing[name].append({"op": "ack", "ids": ids})
         self.acks.clear()
-        for name, messages in self.outgoing.items():
-            connection = self.connections.get(name)
-            if connection is not None and connection.alive:
-                connection.link.send(messages)
+        for name, pieces in self.outgoing.items():
+            self.roster.send(name, pieces)
         self.outgoing.clear()
+
+    def decide(self, now: float) -> None:
+        """Ask the scheduler what to do next, and prepare it."""
+        for event in self.run.decide(now):
+            self.view.happened(event)
+            if isinstance(event, AttemptStarted):
+                self.outgoing[event.host].append(messages.order(self.run, event))
+
+    def setup(self, host: Host) -> Message:
+        """Give the first message to a worker."""
+        return messages.setup(self.run, host, self.cluster.lease)
 
     # -- what was said ----------------------------------------------------------------------------------
 
     def absorb(self, item: Said | Closed | Wake) -> None:
         """Take in one piece of news."""
         if isinstance(item, Closed):
-            self.close(self.connections[item.host], item)
+            self.close(self.roster[item.host], item)
         elif isinstance(item, Said):
-            connection = self.connections[item.host]
-            connection.heard_at = clock()
+            connection = self.roster[item.host]
+            connection.contact.heard(clock())
             for message in item.messages:
                 self.hear(connection, message)
 
     def hear(self, connection: Connection, message: Message) -> None:
         """Take in one message of a worker."""
-        name = connection.host.name
+        name = connection.name
         op = message["op"]
         if op == "ended":
-            outcome = outcome_of(message["outcome"])
+            outcome = messages.outcome_of(message["outcome"])
             self.record(AttemptEnded(message["job"], message["attempt"], name, outcome))
+        elif op == "ping":
+            # At once, whatever the disk does: it decides nothing, and a lease hangs on it.
+            connection.contact.answered(clock())
+            connection.link.send([{"op": "pong", "at": message["at"]}])
         elif op == "published":
             for job, attempt in message["ids"]:
                 self.unpublished.pop((job, attempt), None)
         elif op == "ready":
-            connection.ready = True
-            self.record(HostReady(name, connection.host.slots, message["python"], message["cores"]))
+            self.welcome(connection, message)
         elif op == "unusable":
-            connection.reported = True
-            self.record(HostUnusable(name, message["reason"]))
+            connection.unusable = message["reason"]
+        elif op == "superseded":
+            raise RunError(
+                f"{self.run.layout.root}: another head has taken over this run; this one stops",
+                "watch the other with `inv status`",
+            )
         elif op == "notice":
             self.view.say(f"{name}: {message['text']}")
-        elif op not in ("pong", "bye"):
+        elif op != "bye":
             raise ValueError(f"the worker on {name} said {op!r}, which this head does not know")
 
+    def welcome(self, connection: Connection, message: Message) -> None:
+        """Take in a worker that is ready: a new one, or that of before."""
+        self.roster.came(connection, clock())
+        self.alone = False
+        if not message["resumed"]:
+            self.publish_for(connection.name)
+        slots = 0 if connection.leaving else connection.host.slots
+        self.record(messages.ready_of(connection.name, slots, message))
+
     def close(self, connection: Connection, closed: Closed) -> None:
-        """Note that a link is over: a host lost, or one that never came to work."""
-        connection.alive = False
-        name = connection.host.name
-        if connection.ready:
+        """Note that a conversation is over: a host lost, or one that did not come to work."""
+        name = connection.name
+        reason = connection.unusable or closed.reason
+        if not connection.ready:
+            by_person = connection.unusable or closed.trouble is Trouble.PERSON
+            if (
+                reason != connection.told
+                and not connection.leaving
+                and (by_person or not connection.was_ready)
+            ):
+                connection.told = reason
+                self.record(HostUnusable(name, reason))
+        elif closed.ended and connection.leaving:
+            self.record(HostReleased(name, connection.leaving))
+        else:
+            # The lease of its worker was renewed last by a ping that was heard then, or earlier.
+            answered_at = connection.contact.answered_at
+            self.record(HostLost(name, reason, worker_ended=closed.ended), answered_at)
+        if closed.ended:
             self.publish_for(name)
-            self.record(HostLost(name, closed.reason, worker_ended=closed.orderly))
-        elif not connection.reported:
-            self.record(HostUnusable(name, closed.reason))
+        self.roster.closed(connection, closed, clock())
 
     def publish_for(self, name: str) -> None:
-        """Publish what a lost host was told to publish and did not confirm."""
+        """Publish what a worker that has ended was told to publish and did not confirm."""
         for (job, attempt), host in list(self.unpublished.items()):
             if host == name:
                 self.run.publish(job, attempt)
@@ -242,112 +277,122 @@ class Head:
 
     # -- what is due ------------------------------------------------------------------------------------
 
-    def look_after_hosts(self) -> None:
-        """Give signs of life, and give up hosts that give none."""
-        now = clock()
-        ping_due = now >= self.pinged_at + self.lease / PINGS_A_LEASE
-        if ping_due:
-            self.pinged_at = now
-        for name, connection in self.connections.items():
-            if not connection.alive:
-                continue
-            if connection.ready and now > connection.heard_at + self.lease:
-                connection.link.abort(f"nothing heard for {self.lease:.0f} s")
-            elif not connection.ready and now > self.began + START_TIMEOUT:
-                connection.link.abort(f"no answer within {START_TIMEOUT:.0f} s; its home may hang")
-            elif ping_due and connection.ready:
-                self.outgoing[name].append({"op": "ping"})
+    def look_around(self, now: float) -> None:
+        """See to what nobody says: nobody left, a changed cluster file, hosts to go."""
+        if self.roster.is_alone and not self.alone:
+            self.alone = True
+            self.view.say("no host is left; all are called again now and then")
+        if self.file is not None and (self.hangups or now >= self.reread_at + REREAD_EVERY):
+            self.reread(self.file, now, anyway=self.hangups > 0)
+        self.hangups = 0
+        for connection in self.roster.leaving:
+            if connection.ready and not self.scheduler.load(connection.name)[0]:
+                connection.link.send([{"op": "quit"}])
 
-    def decide(self) -> None:
-        """Ask the scheduler what to do next, and prepare it."""
-        for event in self.run.decide(clock()):
-            self.view.happened(event)
-            if isinstance(event, AttemptStarted):
-                self.outgoing[event.host].append(self.order(event))
+    def look_for_common_failure(self) -> None:
+        """Stop when the first jobs have all failed in the same way, so that the others need not, too."""
+        if len(self.scheduler.ready_hosts) < 2 and self.roster.awaits_first_answer:
+            return  # the next host may show that it is the first one that fails, not the jobs
+        found = self.run.history.common_failure()
+        if found is not None:
+            self.stop("hopeless", found.describe())
 
-    def order(self, start: AttemptStarted) -> Message:
-        """Give the message that starts an attempt."""
-        job = self.batch.plan.job(self.run.numbering.index(start.job), start.job)
-        name = job_name(start.job)
-        own = {"PISA_JOB": name, "PISA_ATTEMPT": str(start.attempt)}
-        return {
-            "op": "run",
-            "job": start.job,
-            "attempt": start.attempt,
-            "argv": job.argv,
-            "env": own | dict(job.env),
-            "timeout": self.batch.limits.timeout,
-            "files": stream_files(f"{name}.{start.attempt}"),
-            "published": stream_files(name),
-        }
+    def reread(self, file: ClusterFile, now: float, *, anyway: bool) -> None:
+        """Let hosts join, leave and change their slots as the cluster file says now."""
+        self.reread_at = now
+        try:
+            cluster = file.news(anyway=anyway)
+        except PisaError as error:
+            self.view.say(f"{error}\n  the hosts stay as they are until that is mended")
+            return
+        if cluster is None:
+            return
+        named = {host.name: host for host in cluster.hosts}
+        new = [host for host in cluster.hosts if host.name not in self.roster.connections]
+        self.view.say(f"the cluster file was read again: {len(named)} hosts, {len(new)} of them new")
+        for connection in self.roster:
+            host = named.get(connection.name)
+            if host is None and not connection.leaving:
+                self.roster.dismiss(connection, "no longer in the cluster file")
+                self.change_slots(connection, 0)
+            elif host is not None and (connection.leaving or host.slots != connection.host.slots):
+                connection.host = host
+                self.roster.take_back(connection, now)
+                self.change_slots(connection, host.slots)
+        self.roster.join(new, now)
 
-    def setup(self, host: Host) -> Message:
-        """Give the first message to a worker."""
-        limits = self.batch.limits
-        return {
-            "op": "setup",
-            "workdir": str(self.batch.workdir),
-            "venv": None if self.batch.venv is None else str(self.batch.venv),
-            "nonce_file": str(self.run.layout.nonce),
-            "nonce": self.run.nonce,
-            "folders": self.run.layout.folders,
-            "env": {"PISA_OUTPUT": str(self.batch.output), "PISA_HOST": host.name},
-            "nice": limits.nice if host.nice is None else host.nice,
-            "threads": limits.threads,
-            "lease": self.lease,
-            "grace": STOP_GRACE,
-        }
+    def change_slots(self, connection: Connection, slots: int) -> None:
+        """Journal that a host that is at work may run so many jobs from here on."""
+        if connection.ready:
+            self.record(SlotsChanged(connection.name, slots, connection.leaving))
 
     # -- stopping ---------------------------------------------------------------------------------------
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Turn the signals that end a program into an orderly stop; a second one ends it at once."""
+        """Turn the signals that end a program into an orderly stop; a second one ends it at once.
+
+        SIGHUP reads the cluster file again, so a terminal that is closed ends nothing.
+        """
 
         def note(number: int, frame: FrameType | None) -> None:
-            self.interrupts += 1
+            if number == signal.SIGHUP:
+                self.hangups += 1
+            else:
+                self.interrupts += 1
             self.inbox.put(Wake())
 
         if threading.current_thread() is not threading.main_thread():
             yield  # Python delivers signals to the main thread, whose owner knows what to do with them
             return
-        before = {number: signal.signal(number, note) for number in SIGNALS}
+        before = {number: signal.signal(number, note) for number in (*STOPPING, signal.SIGHUP)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def obey_interrupt(self) -> None:
-        """Begin to stop when asked to: nothing new starts, what runs is ended, everything is kept."""
-        if not self.interrupts or self.stop_at is not None:
+    def obey_signals(self) -> None:
+        """Begin to stop when asked to."""
+        if self.interrupts and self.stop_reason != "interrupted":
+            text = "running jobs are ended, everything is kept; submit again to go on"
+            self.stop("interrupted", text)
+
+    def stop(self, reason: str, text: str) -> None:
+        """Start nothing more and end what runs; everything is kept."""
+        if self.stop_reason:
             return
-        self.stop_at = clock() + STOP_GRACE + PARTING_PATIENCE
+        self.stop_reason = reason
+        self.stop_at = clock() + messages.STOP_GRACE + PARTING_PATIENCE
         self.scheduler.drain()
-        self.view.say("stopping: running jobs are ended, everything is kept; submit again to go on")
-        for name, connection in self.connections.items():
+        self.view.say(f"stopping: {text}")
+        for connection in self.roster:
             if connection.ready:
-                self.outgoing[name].append({"op": "stop"})
+                connection.link.send([{"op": "stop"}])
 
     def part(self) -> None:
         """Send the workers home, wait a moment for them, and publish what they could not."""
-        self.deliver()
-        for connection in self.connections.values():
-            connection.link.send([{"op": "quit"}])
-        deadline = clock() + PARTING_PATIENCE
-        while self.interrupts < 2 and any(c.alive and c.ready for c in self.connections.values()):
+        if self.save():
+            self.deliver()
+        for connection in self.roster:
+            connection.contact.dismiss()
+            if connection.contact.up:
+                connection.link.send([{"op": "quit"}])
+        deadline = clock() + (PARTING_PATIENCE if self.interrupts < 2 else FLIGHT_PATIENCE)
+        while self.roster.any_ready:
             try:
                 item = self.inbox.get(timeout=max(0.0, deadline - clock()))
             except Empty:
                 break
             if isinstance(item, Closed):
-                self.connections[item.host].alive = False
+                self.roster.closed(self.roster[item.host], item, clock())
             else:
                 self.absorb(item)
         for job, attempt in self.unpublished:
             self.run.publish(job, attempt)
 
 
-def outcome_of(data: dict[str, object]) -> Outcome:
-    """Make the outcome of what the worker reported. Raises TypeError or ValueError if it is none."""
-    return Outcome(**{**data, "ending": Ending(data["ending"])})  # type: ignore[arg-type]  # from JSON
+def patience_of(cluster: Cluster) -> float:
+    """Give how many seconds a run waits for a host when it has none left."""
+    patience = PATIENCE_LEASES * cluster.lease if cluster.patience is None else cluster.patience
+    return max(patience, cluster.lease + messages.margin_of(cluster.lease))

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pisa_fab.model import (
+from pisa_fab.canary import Canary, CommonFailure
+from pisa_fab.events import (
     Accept,
     Action,
     AttemptEnded,
     AttemptStarted,
     Ending,
     Event,
+    HostCleared,
     HostLost,
+    HostProbed,
+    HostQuarantined,
     HostReady,
+    HostReleased,
     HostUnusable,
     JobGivenUp,
     JobRecord,
@@ -28,9 +33,11 @@ from pisa_fab.model import (
     Outcome,
     RunClosed,
     RunOpened,
+    SlotsChanged,
 )
 from pisa_fab.pace import Pace
 from pisa_fab.scheduler import Decision, Scheduler
+from pisa_fab.transitions import FINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +63,11 @@ class HostView:
 
     Attributes:
         name: of the host.
-        state: `ready`, `lost` or `unusable`.
+        state: `ready`, `quarantined` (ready, but not trusted), `lost`, `released` or `unusable`.
         slots: how many jobs it may run at once.
         running: how many it runs.
         done: how many attempts it has ended in this run that counted.
-        reason: why it is lost or unusable, or "".
+        reason: why it is not ready, or "".
     """
 
     name: str
@@ -82,7 +89,9 @@ class History:
         opened: the event that began the last run, None if there was none.
         opened_at: its Unix time.
         closed: the event that ended the last run, None while it runs, or if its head died.
+        canary: looks whether the first jobs of the run all fail in the same way.
         last_at: Unix time of the last event.
+        epochs: how many heads there have been.
         next_number: the number that the next new job gets.
     """
 
@@ -95,6 +104,8 @@ class History:
         self.opened_at = 0.0
         self.closed: RunClosed | None = None
         self.last_at = 0.0
+        self.epochs = 0
+        self.canary = Canary(0)
         self.next_number = 0
         self._started: dict[int, float] = {}  # of the attempts that run or are in doubt
         self._pace = Pace(0.0)
@@ -114,8 +125,10 @@ class History:
                 self._on_decision(time, event)
             case JobGivenUp():
                 self._on_decision(time, event)
-            case HostReady() | HostLost() | HostUnusable():
+            case HostReady() | HostLost() | HostReleased() | HostUnusable() | SlotsChanged():
                 self._on_host(event)
+            case HostQuarantined() | HostProbed() | HostCleared():
+                self._on_standing(event)
             case JobsAdded():
                 self.records.update(enumerate(event.records, start=event.first))
                 self.next_number = max(self.next_number, event.first + len(event.records))
@@ -124,6 +137,8 @@ class History:
                     self.results.pop(job, None)
             case RunOpened():
                 self.opened, self.opened_at, self.closed = event, time, None
+                self.epochs = max(self.epochs + 1, event.epoch)
+                self.canary = Canary(event.policy.stop_after)
                 self.hosts.clear()
                 self._pace = Pace(time)
             case RunClosed():
@@ -139,13 +154,16 @@ class History:
 
     def _on_decision(self, time: float, event: Decision) -> None:
         self.last_at = time
-        if isinstance(event, JobGivenUp):
-            self._started.pop(event.job, None)
-            self._pace.job_ended(time)
-            return
-        self._started[event.job] = time
-        if event.host in self.hosts:
-            self.hosts[event.host].running += 1
+        match event:
+            case JobGivenUp():
+                self._started.pop(event.job, None)
+                self._pace.job_ended(time)
+            case AttemptStarted():
+                self._started[event.job] = time
+                if event.host in self.hosts:
+                    self.hosts[event.host].running += 1
+            case _:
+                self._on_standing(event)
 
     def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
         started = self._started.pop(event.job)
@@ -153,24 +171,42 @@ class History:
             host = self.hosts[event.host]
             host.done += 1
             host.running -= on_host
-        if event.outcome.ending is Ending.STOPPED:
+        if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return  # that is no result
+        self.canary.ended(event)
         self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
         self._pace.attempt_ended(event.outcome.seconds)
         if action.publish:
             self._pace.job_ended(time)
 
-    def _on_host(self, event: HostReady | HostLost | HostUnusable) -> None:
+    def _on_host(self, event: HostReady | HostLost | HostReleased | HostUnusable | SlotsChanged) -> None:
         host = self.hosts.setdefault(event.host, HostView(event.host, ""))
         match event:
             case HostReady():
-                if host.state == "lost":
-                    host.running = 0
-                host.state, host.slots, host.reason = "ready", event.slots, ""
+                if self.scheduler.is_quarantined(event.host):
+                    host.state = "quarantined"
+                else:
+                    host.state, host.reason = "ready", ""
+                host.slots = event.slots
+                host.running = self.scheduler.load(event.host)[0]
+            case SlotsChanged():
+                host.slots = event.slots
             case HostLost():
                 host.state, host.running, host.reason = "lost", 0, event.reason
+            case HostReleased():
+                host.state, host.running, host.reason = "released", 0, event.reason
             case HostUnusable():
                 host.state, host.running, host.reason = "unusable", 0, event.reason
+
+    def _on_standing(self, event: HostQuarantined | HostProbed | HostCleared) -> None:
+        host = self.hosts.setdefault(event.host, HostView(event.host, ""))
+        if isinstance(event, HostCleared):
+            host.state, host.reason = "ready", ""
+        elif isinstance(event, HostQuarantined):
+            host.state, host.reason = "quarantined", event.reason
+            for job in event.jobs:
+                if self.scheduler.state(job) not in FINAL:
+                    self.results.pop(job, None)  # it is to be run again
 
     # -- what one may ask ----------------------------------------------------------------------------
 
@@ -183,6 +219,16 @@ class History:
         """How many of the batch's jobs have ended without success."""
         counts = self.scheduler.counts()
         return counts[JobState.FAILED] + counts[JobState.LOST]
+
+    def common_failure(self) -> CommonFailure | None:
+        """Say what the first jobs of this run have in common, if all failed in the same way.
+
+        Not when all the hosts where they did are quarantined: then those are to blame, as far as is known.
+        """
+        found = self.canary.verdict(len(self.scheduler.ready_hosts))
+        if found is None or all(self.scheduler.is_quarantined(host) for host in found.hosts):
+            return None
+        return found
 
     def failures(self) -> Iterator[JobResult | JobGivenUp]:
         """Give the batch's failed jobs with their results, then those given up with the hosts they lost."""

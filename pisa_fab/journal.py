@@ -4,10 +4,13 @@ The upper half is pure: `encode` and `decode` know the format and nothing of fil
 writer of the file: it appends in batches, brings them safely to the disk, and cuts a torn tail. What events
 mean is `scheduler`'s and `history`'s business; who may write is `lock`'s.
 
-Format 1: `{"t": 1763797062.123, "e": "started", "job": 7, "attempt": 1, "host": "pc01"}`. `t` is Unix time
-on the head, `e` the kind of event. Kinds and fields that are not known are skipped, so a newer version may
-add some. When it changes what is there, it writes a higher `format` into its `run` lines, and this version
-refuses them.
+A line: `{"t": 1763797062.123, "e": "started", "job": 7, "attempt": 1, "host": "pc01"}`. `t` is Unix time on
+the head, `e` the kind of event. Kinds and fields that are not known are skipped, so a newer version may add
+what one can do without. When an older one would come to another state, or take a line for damaged, the newer
+writes a higher `format` into its `run` lines, which the older refuses. Lower ones are always read.
+
+Format 1 is that of 0.1.0. Format 2 added attempts that a host refused, hosts whose failures do not count
+against the jobs (quarantine), workers that are taken up again with their jobs, and the head's epoch.
 """
 
 from __future__ import annotations
@@ -22,25 +25,30 @@ from sys import intern
 from typing import Any, BinaryIO
 
 from pisa_fab.errors import RunError
-from pisa_fab.model import (
+from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
     Ending,
     Event,
+    HostCleared,
     HostLost,
+    HostProbed,
+    HostQuarantined,
     HostReady,
+    HostReleased,
     HostUnusable,
     JobGivenUp,
     JobRecord,
     JobsAdded,
     JobsReopened,
     Outcome,
-    Policy,
     RunClosed,
     RunOpened,
+    SlotsChanged,
 )
+from pisa_fab.model import Policy
 
-FORMAT = 1
+FORMAT = 2
 
 Line = dict[str, Any]
 
@@ -60,13 +68,6 @@ def encode(time: float, event: Event) -> str:
             _put_outcome(line, event.outcome)
         case JobGivenUp():
             line |= {"e": "given up", "job": event.job, "hosts": event.hosts}
-        case HostReady():
-            line |= {"e": "ready", "host": event.host, "slots": event.slots}
-            line |= {"python": event.python, "cores": event.cores}
-        case HostUnusable():
-            line |= {"e": "unusable", "host": event.host, "reason": event.reason}
-        case HostLost():
-            line |= {"e": "lost", "host": event.host, "reason": event.reason, "ended": event.worker_ended}
         case JobsAdded():
             line |= {"e": "jobs", "first": event.first}
             _put_records(line, event.records)
@@ -75,8 +76,11 @@ def encode(time: float, event: Event) -> str:
         case RunOpened():
             line |= {"e": "run", "format": FORMAT, "version": event.version, "head": event.head}
             line |= {"pid": event.pid, "jobs": _ranges(event.jobs), "policy": asdict(event.policy)}
+            line["epoch"] = event.epoch
         case RunClosed():
             line |= {"e": "closed", "reason": event.reason}
+        case _:
+            _put_host(line, event)
     return json.dumps(line)
 
 
@@ -97,6 +101,31 @@ def _put_outcome(line: Line, outcome: Outcome) -> None:
         line["memory"] = outcome.memory
     if outcome.tail:
         line["tail"] = outcome.tail
+
+
+def _put_host(line: Line, event: Event) -> None:
+    """Put in what happened to a host; of its worker, what is not as by default."""
+    match event:
+        case HostReady():
+            line |= {"e": "ready", "host": event.host, "slots": event.slots}
+            line |= {"python": event.python, "cores": event.cores}
+            more = {"machine": event.machine, "resumed": event.resumed, "holds": event.holds}
+            line |= {name: value for name, value in more.items() if value}
+        case HostUnusable():
+            line |= {"e": "unusable", "host": event.host, "reason": event.reason}
+        case HostLost():
+            line |= {"e": "lost", "host": event.host, "reason": event.reason, "ended": event.worker_ended}
+        case HostReleased():
+            line |= {"e": "released", "host": event.host, "reason": event.reason}
+        case SlotsChanged():
+            line |= {"e": "slots", "host": event.host, "slots": event.slots, "reason": event.reason}
+        case HostQuarantined():
+            line |= {"e": "quarantined", "host": event.host, "reason": event.reason}
+            line["jobs"] = _ranges(event.jobs)
+        case HostProbed():
+            line |= {"e": "probed", "host": event.host}
+        case HostCleared():
+            line |= {"e": "cleared", "host": event.host}
 
 
 def _put_records(line: Line, records: Sequence[JobRecord]) -> None:
@@ -138,12 +167,12 @@ def decode(text: str) -> tuple[float, Event] | None:
 
     Raises ValueError for what is no line of a journal, RunError for a journal of a format that is too new.
     """
-    line = json.loads(text)
     try:
+        line = json.loads(text)
         moment, kind = float(line["t"]), line["e"]
         reader = _READERS.get(kind)
         return None if reader is None else (moment, reader(line))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not an event: {error!r}") from error
 
 
@@ -178,20 +207,16 @@ def _read_ended(line: Line) -> Event:
     return AttemptEnded(_number(line, "job"), _number(line, "attempt"), _text(line, "host"), outcome)
 
 
-def _read_given_up(line: Line) -> Event:
-    return JobGivenUp(_number(line, "job"), tuple(map(intern, line["hosts"])))
-
-
 def _read_ready(line: Line) -> Event:
-    return HostReady(_text(line, "host"), _number(line, "slots"), _text(line, "python"), line["cores"])
-
-
-def _read_unusable(line: Line) -> Event:
-    return HostUnusable(_text(line, "host"), _text(line, "reason"))
-
-
-def _read_lost(line: Line) -> Event:
-    return HostLost(_text(line, "host"), _text(line, "reason"), bool(line["ended"]))
+    return HostReady(
+        _text(line, "host"),
+        _number(line, "slots"),
+        _text(line, "python"),
+        line["cores"],
+        intern(line.get("machine", "")),
+        bool(line.get("resumed", False)),
+        tuple((int(job), int(attempt)) for job, attempt in line.get("holds", ())),
+    )
 
 
 def _read_jobs(line: Line) -> Event:
@@ -205,10 +230,6 @@ def _read_record(columns: list[str], key: str, argv: list[str], values: list[str
     return JobRecord(key, tuple(map(intern, argv)), arguments)
 
 
-def _read_reopened(line: Line) -> Event:
-    return JobsReopened(_read_ranges(line["jobs"]))
-
-
 def _read_run(line: Line) -> Event:
     if _number(line, "format") > FORMAT:
         raise RunError(
@@ -218,11 +239,8 @@ def _read_run(line: Line) -> Event:
     known = {field.name for field in fields(Policy)}
     policy = Policy(**{name: value for name, value in line["policy"].items() if name in known})
     jobs = _read_ranges(line["jobs"])
-    return RunOpened(_text(line, "version"), _text(line, "head"), _number(line, "pid"), jobs, policy)
-
-
-def _read_closed(line: Line) -> Event:
-    return RunClosed(_text(line, "reason"))
+    epoch = _number(line, "epoch") if "epoch" in line else 1  # of format 1, whose workers know of none
+    return RunOpened(_text(line, "version"), _text(line, "head"), _number(line, "pid"), jobs, policy, epoch)
 
 
 def _read_ranges(text: str) -> tuple[int, ...]:
@@ -236,14 +254,21 @@ def _read_ranges(text: str) -> tuple[int, ...]:
 _READERS: Mapping[str, Callable[[Line], Event]] = {
     "started": _read_started,
     "ended": _read_ended,
-    "given up": _read_given_up,
+    "given up": lambda line: JobGivenUp(_number(line, "job"), tuple(map(intern, line["hosts"]))),
     "ready": _read_ready,
-    "unusable": _read_unusable,
-    "lost": _read_lost,
+    "unusable": lambda line: HostUnusable(_text(line, "host"), _text(line, "reason")),
+    "lost": lambda line: HostLost(_text(line, "host"), _text(line, "reason"), bool(line["ended"])),
+    "released": lambda line: HostReleased(_text(line, "host"), _text(line, "reason")),
+    "slots": lambda line: SlotsChanged(_text(line, "host"), _number(line, "slots"), _text(line, "reason")),
+    "quarantined": lambda line: HostQuarantined(
+        _text(line, "host"), _text(line, "reason"), _read_ranges(line["jobs"])
+    ),
+    "probed": lambda line: HostProbed(_text(line, "host")),
+    "cleared": lambda line: HostCleared(_text(line, "host")),
     "jobs": _read_jobs,
-    "reopened": _read_reopened,
+    "reopened": lambda line: JobsReopened(_read_ranges(line["jobs"])),
     "run": _read_run,
-    "closed": _read_closed,
+    "closed": lambda line: RunClosed(_text(line, "reason")),
 }
 
 
@@ -271,7 +296,11 @@ def read(path: Path) -> Iterator[tuple[float, Event]]:
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, tuple[float, Event] | None]]:
-    """Give what each line says, and where it ends; without the torn or spoilt lines at the end."""
+    """Give what each line says, and where it ends; without the torn or spoilt lines at the end.
+
+    What a power cut leaves at the end need not be half a line: file systems also give back blocks of zero
+    bytes, or what stood there before.
+    """
     end = 0
     bad = 0
     for count, text in enumerate(file, start=1):
@@ -296,14 +325,17 @@ class Journal:
 
     Attributes:
         path: of the file.
-        cut: how many bytes of a torn tail were cut off when it was opened.
+        cut: how many bytes of a torn or spoilt tail were cut off when it was opened.
+        cut_lines: how many lines that was, the last of them perhaps a piece.
     """
 
-    def __init__(self, path: Path, descriptor: int, size: int, cut: int) -> None:
+    def __init__(self, path: Path, descriptor: int, size: int, cut: int = 0, cut_lines: int = 0) -> None:
         self.path = path
         self.cut = cut
+        self.cut_lines = cut_lines
         self._descriptor = descriptor
         self._size = size  # what is safe; there the next write begins
+        self._torn = False  # whether more of ours may be in the file: it could be neither written nor removed
         self._pending = bytearray()
         self._closed = False
 
@@ -323,11 +355,24 @@ class Journal:
                     size = end
                     if replay is not None and found is not None:
                         replay(*found)
-            cut = os.fstat(descriptor).st_size - size
-            if cut:
+                file.seek(size)
+                lengths = [len(line) for line in file]
+            if lengths:
                 os.ftruncate(descriptor, size)
             stack.pop_all()
-        return cls(path, descriptor, size, cut)
+        journal = cls(path, descriptor, size, sum(lengths), len(lengths))
+        if size == 0:
+            journal._keep_name()
+        return journal
+
+    def _keep_name(self) -> None:
+        """Bring a new file's name to the disk, where a file system wants to be asked for that."""
+        with contextlib.suppress(OSError):
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def append(self, time: float, events: Iterable[Event]) -> None:
         """Put events behind the others; they reach the file with the next `sync`. `time` is Unix time."""
@@ -339,20 +384,45 @@ class Journal:
         """Bring everything appended to the disk; when this returns it is safe.
 
         Raises OSError if that does not work (no space, quota, a broken disk). Nothing is lost then: the file
-        ends where it did before, and the next `sync` tries the same again.
+        ends where it did before, and the next `sync` tries the same again. Raises RunError, and writes
+        nothing, if the file is not as this journal left it.
         """
         if not self._pending:
             return
+        self._check_untouched()
         try:
             self._write()
             os.fsync(self._descriptor)
         except OSError:
-            # Should this fail too, the next try writes over the torn piece, and so does the next `open`.
+            # Should this fail too, the next try writes over the torn piece, and the next `open` cuts it.
+            self._torn = True
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._size)
+                self._torn = False
             raise
+        self._torn = False
         self._size += len(self._pending)
         self._pending.clear()
+
+    def _check_untouched(self) -> None:
+        """Raise RunError if somebody else wrote to the file or deleted it; OSError if it cannot be asked."""
+        found = os.fstat(self._descriptor)
+        if found.st_nlink == 0:
+            raise RunError(
+                f"{self.path}: was deleted while the run went on",
+                "what ended since then is not recorded; submit again to go on with what is there",
+            )
+        more = found.st_size - self._size
+        if more == 0 or (self._torn and more > 0 and self._is_ours(more)):
+            return
+        raise RunError(
+            f"{self.path}: somebody else writes here; this head writes no more",
+            "is another `submit` at work on this run directory? `inv status` says which",
+        )
+
+    def _is_ours(self, more: int) -> bool:
+        """Whether what stands behind the safe end is the beginning of what could not be written."""
+        return self._pending.startswith(os.pread(self._descriptor, more, self._size))
 
     def _write(self) -> None:
         with memoryview(self._pending) as left:

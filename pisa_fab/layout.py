@@ -9,13 +9,20 @@
         journal.jsonl          everything that happened
         lock                   held by the one head; says who it is
         nonce                  what a host must be able to read to prove that it sees this folder
+        secret                 from which the place of a worker on a host follows, so that nobody can guess it
         attempts/0007.2.out    output of an attempt that has not counted, or not yet
+
+On a host, outside the run directory, because a socket needs a disk of the host's own:
+
+    /tmp/pisa_fab-<hash>/      a worker's place, 0700: its lock, and the socket by which a head that has lost
+                               the worker takes it up again; removed when the worker leaves
 
 The worker is told the folders once, and the names with each job; it knows none by itself.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +76,11 @@ class Layout:
         return self.private / "nonce"
 
     @property
+    def secret(self) -> Path:
+        """The file with a text that all heads of this run directory share."""
+        return self.private / "secret"
+
+    @property
     def attempts(self) -> Path:
         """Folder of the attempts' own files."""
         return self.private / "attempts"
@@ -103,6 +115,16 @@ class Layout:
             folder.mkdir(mode=0o700, exist_ok=True)
         self.root.chmod(0o700)
         self.private.chmod(0o700)
+
+
+def place_on_host(secret: str, host: str) -> str:
+    """Give the folder on a host where a worker can be found again: one per run directory and host."""
+    return f"/tmp/pisa_fab-{mark_on_host(secret, host)}"
+
+
+def mark_on_host(secret: str, host: str) -> str:
+    """Give what tells the jobs of this run on this host from all others: 16 hex digits."""
+    return hashlib.sha256(f"{secret} {host}".encode()).hexdigest()[:16]
 
 
 def stream_files(stem: str) -> tuple[str, str]:

@@ -1,25 +1,30 @@
-"""The conversation with one worker: starting it, framing, and two threads that never wait for the head.
+"""The conversations with one worker: starting it, framing, and two threads that never wait for the head.
 
 `Link` is what the head sees of a host, whatever carries the bytes: `serve` runs in a thread of the pool and
-puts what it learns into the inbox, `send` gives the worker messages and never blocks. `LocalLink` uses pipes
-to a worker on this machine; the one over SSH is in `pool`. What the messages mean is not known here.
+puts what it learns into the inbox, `send` gives the worker messages and never blocks. A conversation that is
+over leaves the link there: `call` begins another, with the same worker if it still lives. When to do that is
+`contact`'s business. `LocalLink` uses pipes to a worker on this machine; the one over SSH is in `pool`. What
+the messages mean is not known here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shlex
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
 from pisa_fab import worker
+from pisa_fab.contact import Trouble
 
 Message = dict[str, Any]
 
@@ -27,8 +32,15 @@ STDERR_BYTES = 2000  # how much of a worker's own complaint is kept
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 MARKER = worker.MARKER.encode("ascii") + b" "
 
+LOCAL_EXIT_TIMEOUT = 2.0  # seconds for the end of a worker's process after that of its output
+
 # What an exit status says of the worker, where nothing else is said.
-ENDINGS = {None: "connection lost", 0: "the worker left", worker.SWEPT: "the worker was killed"}
+ENDINGS = {
+    None: "connection lost",
+    0: "the worker left",
+    worker.SWEPT: "the worker was killed",
+    worker.UNKNOWN: "connection lost",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +53,20 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A link is over; `orderly` when the worker was seen to leave by itself, with no job running."""
+    """A conversation is over.
+
+    Attributes:
+        host, reason: which, and why in one line.
+        ended: whether the worker was seen to end, so that no job of it runs any more.
+        trouble: what helps against it.
+        final: whether this link cannot be used again.
+    """
 
     host: str
     reason: str
-    orderly: bool = False
+    ended: bool = False
+    trouble: Trouble = Trouble.BROKEN
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,11 @@ Inbox = SimpleQueue[Said | Closed | Wake]
 
 
 class LinkError(Exception):
-    """A link could not be made; the message is the reason in one line."""
+    """A link could not be made; the message is the reason in one line, `trouble` what helps against it."""
+
+    def __init__(self, reason: str, trouble: Trouble) -> None:
+        super().__init__(reason)
+        self.trouble = trouble
 
 
 class Stream(Protocol):
@@ -83,7 +108,8 @@ class Link:
     # any name that the class does not have for a key of its configuration.
     name: str = ""
     stopped_because: str = ""
-    outbox: SimpleQueue[bytes | None] = SimpleQueue()  # each instance makes its own
+    outbox: SimpleQueue[bytes | None] = SimpleQueue()  # each instance makes its own, for each conversation
+    orders: SimpleQueue[bool] = SimpleQueue()  # each instance makes its own; whether to hold another one
 
     def connect(self, command: str) -> Stream:
         """Run the command on the host. Raises LinkError."""
@@ -99,40 +125,62 @@ class Link:
 
     # -- called by the head -----------------------------------------------------------------------------
 
+    def call(self, messages: list[Message]) -> None:
+        """Begin a conversation with these messages, when there is none. Never blocks."""
+        self.stopped_because = ""
+        self.outbox = SimpleQueue()
+        self.send(messages)
+        self.orders.put(True)
+
     def send(self, messages: list[Message]) -> None:
-        """Give the worker messages. Never blocks."""
+        """Give the worker messages. Never blocks; what is said while there is no conversation is lost."""
         if messages:
             self.outbox.put("".join(ENCODE(message) + "\n" for message in messages).encode("ascii"))
 
     def abort(self, reason: str) -> None:
-        """Give the host up: `serve` ends with this reason."""
+        """Give the conversation up: it ends with this reason."""
         self.stopped_because = self.stopped_because or reason
         self.disconnect()
+
+    def retire(self) -> None:
+        """Let `serve` return, as soon as the conversation is over. Never blocks."""
+        self.orders.put(False)
 
     # -- the thread of the pool -------------------------------------------------------------------------
 
     def serve(self, inbox: Inbox) -> None:
-        """Start the worker, pass on what it says, and end with `Closed`, whatever happens."""
-        orderly, reason = False, "a mistake in pisa_fab, whose traceback is shown"
-        try:
-            orderly, reason = self.converse(inbox)
-        except (LinkError, OSError, EOFError) as error:
-            reason = str(error) or type(error).__name__
-        finally:
-            self.outbox.put(None)
-            self.disconnect()
-            inbox.put(Closed(self.name, self.stopped_because or reason, orderly))
+        """Hold conversations when told to, pass on what workers say, end each with `Closed`."""
+        while self.orders.get():
+            closed = Closed(
+                self.name,
+                "a mistake in pisa_fab, whose traceback is shown",
+                trouble=Trouble.PERSON,
+                final=True,
+            )
+            try:
+                closed = self.converse(inbox)
+            except LinkError as error:
+                closed = Closed(self.name, str(error), trouble=error.trouble)
+            except (OSError, EOFError) as error:
+                closed = Closed(self.name, str(error) or type(error).__name__)
+            finally:
+                self.outbox.put(None)
+                self.disconnect()
+                if self.stopped_because:
+                    closed = replace(closed, reason=self.stopped_because)
+                inbox.put(closed)
 
-    def converse(self, inbox: Inbox) -> tuple[bool, str]:
-        """Hold the conversation; say whether the worker left in an orderly way, and why it is over."""
+    def converse(self, inbox: Inbox) -> Closed:
+        """Hold one conversation, and say how it ended."""
         token = secrets.token_hex(8)
+        outbox = self.outbox
         source = worker_source()
         stream = self.connect(bootstrap(self.python(), len(source), token))
         stream.send(source)
         data = skip_greeting(stream, MARKER + token.encode("ascii") + b"\n")
         if data is None:
-            return False, explain_no_worker(stream, self.python())
-        writer = Thread(target=self.write, args=(stream,), name=f"pisa_fab-{self.name}-writer", daemon=True)
+            raise explain_no_worker(stream, self.python())
+        writer = Thread(target=write, args=(stream, outbox), name=f"pisa_fab-{self.name}-writer", daemon=True)
         writer.start()
         rest = b""
         while True:
@@ -145,15 +193,17 @@ class Link:
         status = stream.exit_status()
         complaint = stream.complaint()
         ending = ENDINGS.get(status, f"the worker ended with status {status}")
-        return status in (0, worker.SWEPT), complaint.splitlines()[-1] if complaint else ending
+        reason = complaint.splitlines()[-1] if complaint else ending
+        return Closed(self.name, reason, ended=status in (0, worker.SWEPT))
 
-    def write(self, stream: Stream) -> None:
-        """Send what the head has put into the outbox, in as few pieces as it comes."""
-        while (data := self.outbox.get()) is not None:
-            try:
-                stream.send(data)
-            except (OSError, EOFError):
-                return  # the reading thread sees the end of the same stream and reports it
+
+def write(stream: Stream, outbox: SimpleQueue[bytes | None]) -> None:
+    """Send what the head puts into the outbox of a conversation, in as few pieces as it comes."""
+    while (data := outbox.get()) is not None:
+        try:
+            stream.send(data)
+        except (OSError, EOFError):
+            return  # the reading thread sees the end of the same stream and reports it
 
 
 class LocalLink(Link):
@@ -162,6 +212,7 @@ class LocalLink(Link):
     def __init__(self, name: str) -> None:
         self.name = name
         self.outbox = SimpleQueue()
+        self.orders = SimpleQueue()
         self.stream: PipeStream | None = None
 
     def python(self) -> str:
@@ -174,7 +225,7 @@ class LocalLink(Link):
         return self.stream
 
     def disconnect(self) -> None:
-        """Close the worker's input; it ends its jobs and leaves, which ends its output."""
+        """Close the worker's input, which ends the conversation."""
         if self.stream is not None:
             self.stream.stdin.close()
 
@@ -210,10 +261,12 @@ class PipeStream:
             rest = rest[self.stdin.write(rest) :]
 
     def exit_status(self) -> int | None:
-        """Wait for the worker's end, which the end of its output announced."""
-        status = self.process.wait()
+        """Give the worker's exit status; None if it goes on after the end of the conversation."""
         self.stdout.close()
-        return status
+        try:
+            return self.process.wait(LOCAL_EXIT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return None
 
     def complaint(self) -> str:
         """Give the end of what it wrote to standard error."""
@@ -221,9 +274,16 @@ class PipeStream:
         return self.stderr.read()[-STDERR_BYTES:].decode("utf-8", "replace").strip()
 
 
+@cache
 def worker_source() -> bytes:
     """Give the source of the worker, which every host gets."""
     return resources.files("pisa_fab").joinpath("worker.py").read_bytes()
+
+
+@cache
+def worker_digest() -> str:
+    """Give what tells this worker from those of other versions."""
+    return hashlib.sha256(worker_source()).hexdigest()
 
 
 def bootstrap(python: str, size: int, token: str) -> str:
@@ -253,11 +313,14 @@ def skip_greeting(stream: Stream, marker: bytes) -> bytes | None:
         data = data[-len(marker) :]
 
 
-def explain_no_worker(stream: Stream, python: str) -> str:
+def explain_no_worker(stream: Stream, python: str) -> LinkError:
     """Say why no worker answered, from what came instead."""
     complaint = stream.complaint()
     status = stream.exit_status()
+    if status is None:
+        return LinkError("connection lost before the worker had started", Trouble.AWAY)
     if status == 127:
-        return f"no {python} on this host; name one with python: in the cluster file"
+        reason = f"no {python} on this host; name one with python: in the cluster file"
+        return LinkError(reason, Trouble.PERSON)
     last = complaint.splitlines()[-1] if complaint else "nothing was said"
-    return f"the worker did not start ({last})"
+    return LinkError(f"the worker did not start ({last})", Trouble.PERSON)

@@ -1,22 +1,14 @@
 """The words of design and docs as frozen dataclasses, and nothing that acts.
 
-Three groups: what is to be done (`Job`, `Batch`, `Host`, `Policy`), what has happened (the events, which are
-what the journal holds and what the scheduler is fed) and what is to be done next (the actions, which the head
-carries out). Events and actions are plain values: they compare with `==` and replay.
+What is to be done: `Job`, `Batch`, `Host`, `Policy`. What has happened, and what follows, is in `events`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from signal import Signals
 from typing import Protocol
-
-# ----------------------------------------------------------------------------------------------------
-# What is to be done
-# ----------------------------------------------------------------------------------------------------
 
 
 def job_name(number: int) -> str:
@@ -72,12 +64,14 @@ class Policy:
         max_losses: after how many lost hosts a job is given up.
         lease: seconds of silence after which head and worker act alone.
         margin: seconds that the head waits longer than the worker.
+        stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
     """
 
     retries: int = 0
     max_losses: int = 3
     lease: float = 60.0
     margin: float = 5.0
+    stop_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +111,7 @@ class Batch:
         limits: what one job may use.
         retries: how often a failed job is run again.
         max_losses: after how many lost hosts a job is given up.
+        stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
         results: how `collect` parses outputs, None for not at all.
         cluster: the cluster file that the jobs file names, None for none.
     """
@@ -130,6 +125,7 @@ class Batch:
     limits: Limits = Limits()
     retries: int = 0
     max_losses: int = 3
+    stop_after: int = 5
     results: ResultFormat | None = None
     cluster: Path | None = None
 
@@ -158,222 +154,16 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The hosts of a cluster file, and the lease (seconds) between head and workers."""
+    """The hosts of a cluster file.
+
+    Attributes:
+        hosts: the PCs, in the order in which they are first named.
+        lease: seconds of silence after which head and worker act alone.
+        patience: seconds that a run waits for a host when it has none left; None for ten leases.
+        source: the cluster file, None where there is none.
+    """
 
     hosts: tuple[Host, ...]
     lease: float = 60.0
+    patience: float | None = None
     source: Path | None = None
-
-
-# ----------------------------------------------------------------------------------------------------
-# What has happened: the events
-# ----------------------------------------------------------------------------------------------------
-
-
-class Ending(StrEnum):
-    """How an attempt came to its end."""
-
-    EXITED = "exited"  # by itself: exit_code says how
-    SIGNALLED = "signalled"  # by a signal that nobody here sent
-    TIMEOUT = "timeout"  # ended by the worker: it took too long
-    STOPPED = "stopped"  # ended by the worker: the head asked for it, or was gone
-    NOT_STARTED = "not started"  # the program could not be executed at all
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the worker says of an attempt that ended.
-
-    Attributes:
-        ending: how it came to its end.
-        exit_code: of the process, None unless it exited.
-        signal: that ended it, None unless one did.
-        seconds: wall-clock time, on the host's monotonic clock.
-        user, system: processor time in seconds, children included.
-        memory: peak resident size in bytes.
-        tail: the last lines of stderr, of an attempt that did not succeed.
-    """
-
-    ending: Ending
-    exit_code: int | None = None
-    signal: int | None = None
-    seconds: float = 0.0
-    user: float = 0.0
-    system: float = 0.0
-    memory: int = 0
-    tail: str = ""
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the job did what it should: it exited with 0."""
-        return self.ending is Ending.EXITED and self.exit_code == 0
-
-    def describe(self) -> str:
-        """Say in a few words how it ended: `exit code 3`, `signal 9 (SIGKILL)`, `timeout after 20 s`."""
-        if self.ending is Ending.EXITED:
-            return f"exit code {self.exit_code}"
-        if self.ending is Ending.SIGNALLED and self.signal is not None:
-            name = next((s.name for s in Signals if s == self.signal), "")
-            return f"signal {self.signal} ({name})" if name else f"signal {self.signal}"
-        if self.ending is Ending.TIMEOUT:
-            return f"timeout after {self.seconds:.0f} s"
-        return self.ending.value
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """A job as the journal keeps it, so that its row survives a jobs file that no longer has it."""
-
-    key: str
-    argv: tuple[str, ...]
-    arguments: Mapping[str, str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunOpened:
-    """A head began to work on the run directory.
-
-    Attributes:
-        version: of pisa_fab.
-        head: name of the machine; pid: of the process there.
-        jobs: the numbers of the jobs of this batch, ascending.
-        policy: in force from here on.
-    """
-
-    version: str
-    head: str
-    pid: int
-    jobs: Sequence[int]
-    policy: Policy = Policy()
-
-
-@dataclass(frozen=True, slots=True)
-class JobsAdded:
-    """Jobs got their numbers: `first`, `first + 1`, ..."""
-
-    first: int
-    records: Sequence[JobRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class JobsReopened:
-    """Jobs that had ended are to be run again, because the user asked for it."""
-
-    jobs: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class HostReady:
-    """A worker is up and has seen workdir, venv and run directory."""
-
-    host: str
-    slots: int
-    python: str = ""
-    cores: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HostUnusable:
-    """A host never came to work, for this reason."""
-
-    host: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostLost:
-    """A host that had been ready went away.
-
-    `worker_ended` is True when the worker was seen to end: its jobs have ended with it, and nothing has to
-    be waited for before they are run elsewhere.
-    """
-
-    host: str
-    reason: str
-    worker_ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptStarted:
-    """The head gave a job to a host."""
-
-    job: int
-    attempt: int
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
-    """A worker reported the end of an attempt."""
-
-    job: int
-    attempt: int
-    host: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class JobGivenUp:
-    """A job was lost with too many hosts, whose names these are, and is not tried again."""
-
-    job: int
-    hosts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RunClosed:
-    """The head stopped in an orderly way; `reason` is `finished`, `interrupted` or `no host`."""
-
-    reason: str
-
-
-Event = (
-    RunOpened
-    | JobsAdded
-    | JobsReopened
-    | HostReady
-    | HostUnusable
-    | HostLost
-    | AttemptStarted
-    | AttemptEnded
-    | JobGivenUp
-    | RunClosed
-)
-
-
-# ----------------------------------------------------------------------------------------------------
-# What is to be done next: the actions
-# ----------------------------------------------------------------------------------------------------
-
-
-class JobState(StrEnum):
-    """Where a job stands. `succeeded`, `failed` and `lost` are final."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    IN_DOUBT = "in doubt"  # its host was lost and may still be running it
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    LOST = "lost"  # given up: too many hosts were lost with it
-
-
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """A result counts. `publish` says that it is the job's last word, whose files get the job's own names."""
-
-    job: int
-    attempt: int
-    host: str
-    publish: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """A result does not count: it came twice, or from an attempt that had been given up."""
-
-    job: int
-    attempt: int
-    host: str
-
-
-Action = Accept | Discard

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pisa_fab.model import Job, JobRecord, Plan
+from pisa_fab.events import JobRecord
+from pisa_fab.model import Job, Plan
 from pisa_fab.sweep import assign_numbers
 
 

@@ -7,6 +7,7 @@ exceptions mean to a person.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable
 from queue import SimpleQueue
@@ -24,11 +25,12 @@ from paramiko.ssh_exception import (
     SSHException,
 )
 
+from pisa_fab.contact import Trouble
 from pisa_fab.known_hosts import KnownHosts
 from pisa_fab.link import STDERR_BYTES, Inbox, Link, LinkError, LocalLink, Stream
 from pisa_fab.model import Host
 
-# Seconds that each step of opening a connection may take (docs/hosts.md says what a user sees then).
+# Seconds that each step of opening a connection may take (docs/cluster.md says what a user sees then).
 CONNECT_TIMEOUT = 10
 BANNER_TIMEOUT = 15
 AUTH_TIMEOUT = 30
@@ -36,6 +38,9 @@ CHANNEL_TIMEOUT = 15
 EXIT_STATUS_TIMEOUT = 2.0
 KEEPALIVE_IDLE = 15
 UNANSWERED_TIMEOUT = 30  # seconds that sent data may stay unacknowledged by the host's kernel
+
+NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+TOO_BUSY = "its SSH server refuses for the moment (MaxStartups, PerSourcePenalties); it is called again"
 
 
 class Pool(ThreadingGroup):
@@ -49,9 +54,8 @@ class Pool(ThreadingGroup):
         command line. Any other (Invoke's) knows nothing of connections, and Fabric's own files are read.
         """
         base = config if isinstance(config, Config) else Config()
-        known_hosts = KnownHosts.load()
         gateways: dict[str, Gateway] = {}
-        pool: Pool = cls.from_connections([SSHLink(host, base, known_hosts, gateways) for host in hosts])
+        pool: Pool = cls.from_connections([SSHLink(host, base, gateways) for host in hosts])
         return pool
 
     @classmethod
@@ -65,7 +69,10 @@ class Pool(ThreadingGroup):
         return {link.name: link for link in self}
 
     def begin(self, inbox: Inbox) -> None:
-        """Serve every link in threads of their own, and return at once. What they learn goes to the inbox."""
+        """Serve every link in threads of their own, and return at once. What they learn goes to the inbox.
+
+        A link connects when it is called, and as often (see `Link.call`).
+        """
         Thread(target=self._serve_all, args=(inbox,), name="pisa_fab-pool", daemon=True).start()
 
     def _serve_all(self, inbox: Inbox) -> None:
@@ -78,8 +85,9 @@ class Pool(ThreadingGroup):
                 raise error from None
 
     def close(self) -> None:
-        """Close every connection, those to gateways last. Never blocks."""
+        """Close every connection for good, those to gateways last. Never blocks."""
         for link in self:
+            link.retire()
             link.disconnect()
         for link in self:
             if isinstance(link, SSHLink) and link.shared_gateway is not None:
@@ -103,15 +111,16 @@ class RefuseUnknown(paramiko.MissingHostKeyPolicy):
 class Gateway:
     """One connection that many links pass through: opened once, first, by whoever comes first."""
 
-    def __init__(self, connection: Connection, known_hosts: KnownHosts) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.lock = Lock()
-        secure(connection, known_hosts)
+        trust_nobody(connection)
 
     def open(self) -> None:
         """Open it, unless it is open. Raises what Fabric and Paramiko raise."""
         with self.lock:
             if not self.connection.is_connected:
+                trust_known_hosts(self.connection)
                 self.connection.open()
 
 
@@ -122,9 +131,7 @@ class SSHLink(Link, Connection):
     spec: Host = Host("")
     shared_gateway: Gateway | None = None
 
-    def __init__(
-        self, host: Host, base: Config, known_hosts: KnownHosts, gateways: dict[str, Gateway]
-    ) -> None:
+    def __init__(self, host: Host, base: Config, gateways: dict[str, Gateway]) -> None:
         # A configuration of its own for each: Fabric writes key files into the one it is given.
         super().__init__(
             host.name,
@@ -138,20 +145,19 @@ class SSHLink(Link, Connection):
         self.name = host.name
         self.spec = host
         self.outbox = SimpleQueue()
+        self.orders = SimpleQueue()
         self.stopped_because = ""
-        self.shared_gateway = self._share_gateway(host, base, known_hosts, gateways)
-        secure(self, known_hosts)
+        self.shared_gateway = self._share_gateway(host, base, gateways)
+        trust_nobody(self)
 
-    def _share_gateway(
-        self, host: Host, base: Config, known_hosts: KnownHosts, gateways: dict[str, Gateway]
-    ) -> Gateway | None:
+    def _share_gateway(self, host: Host, base: Config, gateways: dict[str, Gateway]) -> Gateway | None:
         # Thirty connections to one gateway at once exceed its MaxStartups, so all links share one.
         if host.gateway is not None:
             self.gateway = Connection(host.gateway, config=base.clone())
         if not isinstance(self.gateway, Connection):
             return None  # none, or a ProxyCommand
         key = repr(self.gateway)
-        shared = gateways.setdefault(key, Gateway(self.gateway, known_hosts))
+        shared = gateways.setdefault(key, Gateway(self.gateway))
         self.gateway = shared.connection
         return shared
 
@@ -164,13 +170,12 @@ class SSHLink(Link, Connection):
         try:
             if self.shared_gateway is not None:
                 self.shared_gateway.open()
+            trust_known_hosts(self)
             self.open()
             channel = self.transport.open_session(timeout=CHANNEL_TIMEOUT)
             channel.exec_command(command)
-        except UnknownHostKeyError as error:
-            raise LinkError(str(error)) from error
         except (SSHException, OSError, EOFError) as error:
-            raise LinkError(explain(error, self)) from error
+            raise explain(error, self) from error
         return ChannelStream(channel)
 
     def disconnect(self) -> None:
@@ -234,22 +239,51 @@ def make_transport(connection: socket.socket, **options: Any) -> paramiko.Transp
     return transport
 
 
-def secure(connection: Connection, known_hosts: KnownHosts) -> None:
-    """Replace Fabric's policy, which trusts any host key, by the user's known_hosts."""
+def trust_nobody(connection: Connection) -> None:
+    """Replace Fabric's policy, which trusts any host key."""
+    connection.client.set_missing_host_key_policy(RefuseUnknown())
+
+
+def trust_known_hosts(connection: Connection) -> None:
+    """Let a connection trust what the user's known_hosts say now: somebody may have accepted a key just so."""
     target = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
     trusted = connection.client.get_host_keys()
-    for kind, data in known_hosts.keys_of(target):
+    trusted.clear()
+    for kind, data in KnownHosts.load().keys_of(target):
         try:
             trusted.add(target, kind, paramiko.PKey.from_type_string(kind, data))
         except (paramiko.UnknownKeyType, SSHException):
             continue  # a kind of key that Paramiko cannot check; the host will be asked for another kind
-    connection.client.set_missing_host_key_policy(RefuseUnknown())
-    if isinstance(connection.gateway, Connection):
-        secure(connection.gateway, known_hosts)
 
 
-def explain(error: Exception, link: Connection) -> str:
-    """Say in one line what kept a connection from being made."""
+def explain(error: Exception, link: Connection) -> LinkError:
+    """Say in one line what kept a connection from being made, and what helps against it."""
+    away = (ConnectionRefusedError, NoValidConnectionsError, socket.gaierror, TimeoutError)
+    if isinstance(error, SSHException) and str(error).startswith("Error reading SSH protocol banner"):
+        # Paramiko has put what happened into the text, or kept it as the context.
+        if isinstance(error.__context__, TimeoutError):
+            return LinkError(f"connects at {link.host} port {link.port}, but says nothing", Trouble.AWAY)
+        return LinkError(TOO_BUSY, Trouble.BUSY)
+    if isinstance(error, EOFError | ConnectionResetError):
+        return LinkError(TOO_BUSY, Trouble.BUSY)
+    if isinstance(error, away) or (isinstance(error, OSError) and error.errno in NO_ROUTE):
+        return LinkError(explain_away(error, link), Trouble.AWAY)
+    for_person = (AuthenticationException, BadHostKeyException, UnknownHostKeyError)
+    trouble = Trouble.PERSON if isinstance(error, for_person) else Trouble.AWAY
+    return LinkError(explain_refusal(error, link), trouble)
+
+
+def explain_away(error: Exception, link: Connection) -> str:
+    """Say what a host that is not there looks like."""
+    if isinstance(error, socket.gaierror):
+        return f"no machine is known by the name {link.host}"
+    if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in NO_ROUTE):
+        return f"does not answer at {link.host} port {link.port}; is it switched on?"
+    return f"connection refused at {link.host} port {link.port}; is its SSH server running?"
+
+
+def explain_refusal(error: Exception, link: Connection) -> str:
+    """Say what a person has to mend."""
     if isinstance(error, BadHostKeyException):
         return (
             f"its host key has CHANGED: somebody may be listening; if you know why, "
@@ -259,12 +293,4 @@ def explain(error: Exception, link: Connection) -> str:
         return "your private key is encrypted; load it into an agent with: ssh-add"
     if isinstance(error, AuthenticationException):
         return f"refuses the key of user {link.user}; try: ssh-copy-id {link.original_host}"
-    if isinstance(error, NoValidConnectionsError | ConnectionRefusedError):
-        return f"connection refused at {link.host} port {link.port}; is its SSH server running?"
-    if isinstance(error, socket.gaierror):
-        return f"no machine is known by the name {link.host}"
-    if isinstance(error, TimeoutError):
-        return f"does not answer at {link.host} port {link.port}; is it switched on?"
-    if isinstance(error, EOFError | ConnectionResetError):
-        return "closed the connection before it was made"
     return str(error) or type(error).__name__

@@ -8,23 +8,30 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pisa_fab.history import History
-from pisa_fab.model import (
+from pisa_fab.canary import Signature, signature
+from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
     Event,
+    HostCleared,
     HostLost,
+    HostProbed,
+    HostQuarantined,
     HostReady,
+    HostReleased,
     HostUnusable,
     JobGivenUp,
     JobRecord,
     JobState,
-    job_name,
+    SlotsChanged,
 )
+from pisa_fab.history import History, JobResult
+from pisa_fab.model import job_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -34,6 +41,8 @@ BAR_EVERY = 0.2  # seconds between two pictures of the bar
 TAIL_LINES = 3  # of a failed job's standard error
 ARGUMENTS_WIDTH = 70  # characters
 FAILURES = 10  # that a summary shows
+NAMES = 8  # of jobs or hosts that a line has room for
+HOPELESS = "hopeless"  # how a run is closed in which the first jobs all failed in the same way
 
 
 class PlainView:
@@ -41,7 +50,9 @@ class PlainView:
 
     def __init__(self, *, log: bool = False) -> None:
         self.log = log
+        self.deaf = False  # the terminal was closed, or the reader of a pipe has gone
         self.shown_at = float("-inf")
+        self.out: set[str] = set()  # the hosts of which it was said that they get no jobs
 
     def __enter__(self) -> PlainView:
         """Begin to show."""
@@ -51,13 +62,25 @@ class PlainView:
         """Stop showing."""
 
     def say(self, text: str) -> None:
-        """Show a line at once."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        """Show a line at once; when nobody can read any more, the run goes on all the same."""
+        if self.deaf:
+            return
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except OSError:
+            self.deaf = True
 
     def happened(self, event: Event) -> None:
         """Show what somebody has to know, and with `--log` everything that is done."""
-        line = notable(event) or (logged(event) if self.log else "")
+        line = notable(event)
+        if isinstance(event, HostQuarantined):
+            if event.host in self.out and not self.log:
+                line = ""  # it has failed what it still had, which is no news
+            self.out.add(event.host)
+        elif isinstance(event, HostProbed):
+            self.out.discard(event.host)
+        line = line or (logged(event) if self.log else "")
         if line:
             self.say(f"{time.strftime('%H:%M:%S')} {line}" if self.log else line)
 
@@ -176,12 +199,24 @@ def standing(history: History) -> str:
 
 def notable(event: Event) -> str:
     """Say what somebody has to know at once; "" of everything else."""
-    if isinstance(event, HostUnusable):
-        return f"{event.host}: cannot be used: {event.reason}"
-    if isinstance(event, HostLost):
-        return f"{event.host}: lost: {event.reason}; what it was running will be run again"
-    if isinstance(event, JobGivenUp):
-        return f"{job_name(event.job)}: given up: lost with {', '.join(event.hosts)}"
+    match event:
+        case HostUnusable():
+            return f"{event.host}: cannot be used: {event.reason}"
+        case HostLost(worker_ended=True):
+            return f"{event.host}: lost: {event.reason}; what it was running is run again"
+        case HostLost():
+            return f"{event.host}: lost: {event.reason}; it is called again"
+        case HostReady(resumed=True):
+            return f"{event.host}: back, with {plural(len(event.holds), 'job')} that it still has"
+        case HostReleased() | SlotsChanged(slots=0):
+            return f"{event.host}: {event.reason}" if event.reason else ""
+        case HostQuarantined():
+            again = f"; {plural(len(event.jobs), 'job')} run again elsewhere" if event.jobs else ""
+            return f"{event.host}: gets no jobs for a while: {event.reason}{again}"
+        case HostCleared():
+            return f"{event.host}: did well again and gets all its slots"
+        case JobGivenUp():
+            return f"{job_name(event.job)}: given up: lost with {', '.join(event.hosts)}"
     return ""
 
 
@@ -189,6 +224,10 @@ def logged(event: Event) -> str:
     """Say what was done, for `--log`."""
     if isinstance(event, HostReady):
         return f"{event.host}: ready, {plural(event.slots, 'slot')}, Python {event.python}"
+    if isinstance(event, SlotsChanged):
+        return f"{event.host}: {plural(event.slots, 'slot')}"
+    if isinstance(event, HostProbed):
+        return f"{event.host}: gets one job, to see whether it does well again"
     if isinstance(event, AttemptStarted):
         return f"{job_name(event.job)}.{event.attempt} started on {event.host}"
     if isinstance(event, AttemptEnded):
@@ -234,3 +273,50 @@ def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:
     hidden = history.failed - (most or sys.maxsize)
     if hidden > 0:
         yield f"  and {hidden} more; see all with: status --failed"
+
+
+def alike(history: History) -> list[JobResult]:
+    """Give the results of this run that are failures of the commonest kind, in the order of the jobs."""
+    kinds: dict[Signature, list[JobResult]] = defaultdict(list)
+    for job in history.jobs:
+        result = history.results.get(job)
+        if result and result.started >= history.opened_at and not result.outcome.succeeded:
+            kinds[signature(result.outcome)].append(result)
+    return max(kinds.values(), key=len, default=[])
+
+
+def hopeless(history: History) -> Iterator[str]:
+    """Say what the first jobs, which all failed in the same way, have in common; what they wrote, once."""
+    results = alike(history)
+    if not results:
+        return
+    first = results[0]
+    yield f"stopped early: {plural(len(results), 'job')} failed in the same way, so no more were started"
+    yield f"  {listing([job_name(result.job) for result in results])}: {first.outcome.describe()}"
+    yield f"  on {listing(list(dict.fromkeys(result.host for result in results)))}"
+    if first.outcome.tail:
+        yield f"  the last that {job_name(first.job)} wrote to its standard error:"
+        for line in first.outcome.tail.splitlines():
+            yield f"    {harmless(line)}"
+    others = history.failed - sum(history.scheduler.state(r.job) is JobState.FAILED for r in results)
+    if others:
+        yield f"  {plural(others, 'other job')} failed in other ways; see all with: status --failed"
+    yield "mend the cause, then go on with all jobs: submit --retry-failed"
+    yield "to have failing jobs stop nothing, put into the jobs file: stop_after: 0"
+
+
+def listing(names: Sequence[str]) -> str:
+    """Give the first few names, and how many more there are."""
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    return ", ".join(names[:NAMES]) + more
+
+
+def problems(history: History, most: int = FAILURES) -> Iterator[str]:
+    """Say in a few lines what failed in the last run: all that is alike once, or each job for itself."""
+    lines = list(hopeless(history)) if was_hopeless(history) else []
+    yield from lines or failures(history, most)
+
+
+def was_hopeless(history: History) -> bool:
+    """Say whether the last run was stopped because its first jobs all failed in the same way."""
+    return history.closed is not None and history.closed.reason == HOPELESS

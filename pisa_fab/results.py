@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import re
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pisa_fab.errors import PisaError
+from pisa_fab.events import JobState
 from pisa_fab.history import History, JobResult
 from pisa_fab.layout import Layout
-from pisa_fab.model import Batch, JobState, ResultFormat, job_name
+from pisa_fab.model import Batch, ResultFormat, job_name
 from pisa_fab.numbering import Numbering
 from pisa_fab.table import TableWriter
 
@@ -42,9 +44,10 @@ FACTS = (
     "system_seconds",
     "peak_memory_bytes",
 )
-# A file that another machine wrote may show late on a network home: seconds of patience, once a table.
-VISIBILITY_PATIENCE = 10.0
-VISIBILITY_PAUSE = 0.5
+# A file that another machine wrote may show late on a network home: seconds of patience, in all, and between
+# two looks.
+VISIBILITY_PATIENCE = 5.0
+VISIBILITY_PAUSE = 0.25
 
 
 class ParseError(Exception):
@@ -93,9 +96,9 @@ def collect(batch: Batch, history: History, numbering: Numbering) -> Table:
         if state is not JobState.SUCCEEDED or result is None:
             table.missing[job.number] = describe_missing(state, result)
         found: list[Row] = [{}]
-        if parse is not None and job.number not in table.missing:
+        if parse is not None and result is not None and job.number not in table.missing:
             try:
-                found = parse(outputs.read(job.number)) or [{}]
+                found = parse(outputs.read(job.number, result.attempt)) or [{}]
             except ParseError as error:
                 table.unparsed[job.number] = str(error)
         for values in found:
@@ -136,27 +139,50 @@ def describe_missing(state: JobState, result: JobResult | None) -> str:
 
 
 class Outputs:
-    """The published standard outputs of a run, some of which may show late on a network home."""
+    """The standard outputs of a run, some of which may show late on a network home.
+
+    What the journal says counted is somewhere: under the job's own name or, when head or host died before it
+    was published, still under that of the attempt. Then the job's own name may be there as well, with what an
+    earlier attempt printed.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.patience = VISIBILITY_PATIENCE
+        self.look()
 
-    def read(self, job: int) -> str:
-        """Give what a job printed. Raises ParseError if its file does not show."""
-        path = self.layout.job_files(job)[0]
-        while True:
-            try:
-                return path.read_text("utf-8", "replace")
-            except FileNotFoundError as error:
-                if self.patience <= 0:
-                    raise ParseError("its output file is gone") from error
+    def look(self) -> None:
+        """List the folders anew, which makes an NFS client ask its server what is there now."""
+        self.unpublished: set[tuple[int, int]] = set()
+        with contextlib.suppress(OSError):
+            self.unpublished = set(self.layout.leftovers())
+            list(self.layout.stdout.iterdir())
+        self.looked_at = time.monotonic()
+
+    def read(self, job: int, attempt: int) -> str:
+        """Give what this attempt, which counted, printed. Raises ParseError if no file shows."""
+        while (text := self.find(job, attempt)) is None:
+            if time.monotonic() >= self.looked_at + VISIBILITY_PAUSE:
+                self.look()
+            elif self.patience > 0:
                 self.patience -= VISIBILITY_PAUSE
                 time.sleep(VISIBILITY_PAUSE)
-                with contextlib.suppress(FileNotFoundError):
-                    list(path.parent.iterdir())  # which makes an NFS client ask the server again
+            else:
+                raise ParseError("its output file is gone")
+        return text
+
+    def find(self, job: int, attempt: int) -> str | None:
+        """Give the same, None if no file shows now. Raises ParseError if it cannot be read."""
+        paths = [self.layout.job_files(job)[0]]
+        if (job, attempt) in self.unpublished:
+            paths.insert(0, self.layout.attempt_files(job, attempt)[0])
+        for path in paths:
+            try:
+                return path.read_text("utf-8", "replace")
             except OSError as error:
-                raise ParseError(f"its output cannot be read: {error.strerror}") from error
+                if error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise ParseError(f"its output cannot be read: {error.strerror}") from error
+        return None
 
 
 # -- parsing ------------------------------------------------------------------------------------------------

@@ -7,34 +7,27 @@ Everything that writes under the run directory on the head's side goes through h
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pisa_fab.assignments import write_assignments
 from pisa_fab.errors import RunError
+from pisa_fab.events import Action, Event, JobRecord, JobsAdded, JobsReopened, JobState, RunOpened
 from pisa_fab.history import History
 from pisa_fab.journal import Journal
 from pisa_fab.journal import read as read_journal
 from pisa_fab.layout import Layout
 from pisa_fab.lock import RunLock
-from pisa_fab.model import (
-    Action,
-    Batch,
-    Event,
-    JobRecord,
-    JobsAdded,
-    JobsReopened,
-    JobState,
-    Policy,
-    RunOpened,
-)
+from pisa_fab.model import Batch, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.scheduler import Decision
 from pisa_fab.version import __version__
+from pisa_fab.worker import clock
 
 RECORDS_A_LINE = 1000  # jobs that one line of the journal holds
 
@@ -47,15 +40,21 @@ class Run:
         history: what the journal's events amount to; `record` keeps it up to date.
         numbering: which combination of the batch has which number.
         nonce: the text by which a host shows that it sees the directory.
+        epoch: which head this is, from 1.
+        secret: a text that nobody else knows, the same for every head.
     """
 
-    def __init__(self, batch: Batch, journal: Journal, history: History) -> None:
+    def __init__(self, batch: Batch, lock: RunLock, journal: Journal, history: History) -> None:
         self.batch = batch
+        self.lock = lock
         self.layout = Layout(batch.output)
         self.journal = journal
         self.history = history
         self.numbering = Numbering.of(batch.plan, history.numbers(), history.next_number)
         self.nonce = secrets.token_hex(16)
+        self.epoch = history.epochs + 1
+        with told(self.layout.secret):
+            self.secret = take_secret(self.layout.secret)
 
     def record(self, event: Event, now: float) -> list[Action]:
         """Apply an event and put it into the journal; it is safe on disk after the next `sync`."""
@@ -76,10 +75,26 @@ class Run:
         try:
             self.journal.sync()
         except OSError as error:
-            raise RunError(
-                f"{self.layout.journal}: cannot be written: {error.strerror}",
-                "make room, then submit again: it goes on where it stopped",
-            ) from error
+            raise self._no_journal(error) from error
+
+    def try_sync(self) -> str:
+        """Bring the journal to the disk, or say in a few words that there is no room for it. Raises RunError.
+
+        What could not be written is kept, and written by the next call that succeeds.
+        """
+        try:
+            self.journal.sync()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise self._no_journal(error) from error
+            return str(error.strerror)
+        return ""
+
+    def _no_journal(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.layout.journal}: cannot be written: {error.strerror}",
+            "mend that, then submit again: it goes on where it stopped",
+        )
 
     def begin(self, policy: Policy, now: float, *, rerun: bool, retry_failed: bool) -> None:
         """Journal the batch, write the assignment file and the nonce. Raises RunError."""
@@ -88,7 +103,8 @@ class Run:
         for chunk in consecutive(added, RECORDS_A_LINE):
             self.record(JobsAdded(chunk[0], [self.job_record(number) for number in chunk]), now)
         jobs = self.numbering.sorted
-        self.record(RunOpened(__version__, socket.gethostname(), os.getpid(), jobs, policy), now)
+        opened = RunOpened(__version__, socket.gethostname(), os.getpid(), jobs, policy, self.epoch)
+        self.record(opened, now)
         again = self._asked_for_again(rerun=rerun, retry_failed=retry_failed)
         if again:
             self.record(JobsReopened(again), now)
@@ -107,6 +123,10 @@ class Run:
         states += [JobState.SUCCEEDED] if rerun else []
         return sorted(job for state in states for job in self.history.scheduler.jobs_in(state))
 
+    def beat(self, now: float) -> None:
+        """Show other PCs that this head lives; `now` is on the clock of `worker`."""
+        self.lock.beat(now)
+
     def publish(self, job: int, attempt: int) -> None:
         """Give an attempt's files the job's own names, unless its worker has done so already."""
         pairs = zip(self.layout.attempt_files(job, attempt), self.layout.job_files(job), strict=True)
@@ -121,6 +141,16 @@ class Run:
             result = self.history.results.get(job)
             if result and result.attempt == attempt and self.history.scheduler.state(job) in ended:
                 self.publish(job, attempt)
+
+
+def take_secret(path: Path) -> str:
+    """Give the text in this file, which is made if there is none. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if text := path.read_text("ascii"):
+            return text
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(16), "ascii")
+    return path.read_text("ascii")
 
 
 def consecutive(numbers: Iterable[int], most: int) -> Iterator[list[int]]:
@@ -147,17 +177,25 @@ def told(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_run(batch: Batch) -> Iterator[Run]:
-    """Make or take up a batch's run directory, and hold it. Raises RunError."""
+def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
+    """Make or take up a batch's run directory, and hold it. Raises RunError.
+
+    `waiting` is told in one line why it takes a while, if it does.
+    """
     layout = Layout(batch.output)
     with told(layout.root):
         layout.create()
-    with RunLock(layout.lock):
+    with RunLock(layout.lock, waiting) as lock:
         history = History()
+
+        def replay(moment: float, event: Event) -> None:
+            history.apply(moment, event)
+            lock.beat(clock())  # a long journal must not look like a dead head
+
         with told(layout.journal):
-            journal = Journal.open(layout.journal, history.apply)
+            journal = Journal.open(layout.journal, replay)
         try:
-            run = Run(batch, journal, history)
+            run = Run(batch, lock, journal, history)
             with told(layout.attempts):
                 run.publish_leftovers()
             yield run

@@ -15,19 +15,20 @@ Rules that a reader may want to know:
 - The end of a doubt is no event. A job in doubt may be started when its time is over, but its loss is counted
   only when it is started or given up, and until then a late result counts. This keeps replay equal to life.
 - The death of a head makes doubts too, but is no host's fault: it counts as no loss.
+- A doubt ends early when its host is heard of again: the worker was taken up and still has the attempt, or
+  never got it, or is a new one on the same machine, where nothing of the old one is left.
+- A failure that a quarantined host is to blame for is forgiven: it counts as if it had not been.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, KeysView, Sequence
-from dataclasses import dataclass, replace
-from heapq import heappop, heappush
+from collections import Counter
+from collections.abc import Iterator, KeysView, Sequence
 from itertools import compress
 
-from pisa_fab.model import (
+from pisa_fab.doubts import Doubt, Doubts
+from pisa_fab.events import (
     Accept,
     Action,
     AttemptEnded,
@@ -35,21 +36,29 @@ from pisa_fab.model import (
     Discard,
     Ending,
     Event,
+    HostCleared,
     HostLost,
+    HostProbed,
+    HostQuarantined,
     HostReady,
+    HostReleased,
     HostUnusable,
     JobGivenUp,
     JobsAdded,
     JobsReopened,
     JobState,
-    Policy,
     RunClosed,
     RunOpened,
+    SlotsChanged,
+    Stop,
 )
+from pisa_fab.model import Policy
+from pisa_fab.quarantine import Quarantine, Standing
+from pisa_fab.queues import Queues
 from pisa_fab.slots import Slots
 from pisa_fab.transitions import FINAL, TRANSITIONS, Happening
 
-Decision = AttemptStarted | JobGivenUp
+Decision = AttemptStarted | JobGivenUp | HostQuarantined | HostProbed | HostCleared
 
 
 # A million states are a million bytes; a byte is a state's place in the enumeration, 0 is WAITING.
@@ -59,51 +68,29 @@ _WAITING = _CODES[JobState.WAITING]
 _NEXT = {(_CODES[old], what): _CODES[new] for (old, what), new in TRANSITIONS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """An attempt that may still run although nobody hears of it.
-
-    Attributes:
-        started: the attempt.
-        until: when it is surely over, on the head's monotonic clock.
-        patience: seconds from silence to that moment: lease and margin that the attempt was started under.
-        blamed: whether its host was lost (a loss), or only the head.
-    """
-
-    started: AttemptStarted
-    until: float
-    patience: float
-    blamed: bool
-
-
 class Scheduler:
     """Which job runs where, and what became of it.
 
     Attributes:
         policy: in force since the last `RunOpened`.
         running: the attempts on ready hosts, by job; read only.
-        doubts: the attempts in doubt, by job; read only.
+        doubts: the attempts in doubt; read only.
     """
 
     def __init__(self) -> None:
         self.policy = Policy()
         self.running: dict[int, AttemptStarted] = {}
-        self.doubts: dict[int, Doubt] = {}
-        self._jobs: Sequence[int] = ()
-        self._cursor = 0  # no fresh job of the batch stands before it
+        self.doubts = Doubts()
+        self._queues = Queues()
         self._state = bytearray()
         self._wanted = bytearray()  # 1 for the jobs of the batch
         self._attempts = array("Q")  # the highest number ever seen
         self._counts = [0] * len(_STATES)
         self._failures: dict[int, tuple[str, ...]] = {}  # the hosts where a job failed
         self._losses: dict[int, tuple[str, ...]] = {}  # the hosts that were lost with it
-        # A heap; what has gone stale stays until its time.
-        self._doubt_ends: list[tuple[float, int]] = []
-        # To be run before fresh jobs, and after them; each with the host to avoid, or "".
-        self._first: OrderedDict[int, str] = OrderedDict()
-        self._last: OrderedDict[int, str] = OrderedDict()
-        self._hopeless: OrderedDict[int, None] = OrderedDict()  # to be given up
         self._hosts = Slots()
+        self._machines: dict[str, str] = {}  # what each host was when it was last ready
+        self._quarantine = Quarantine()
         self._draining = False
 
     # -- what one may ask ----------------------------------------------------------------------------
@@ -133,12 +120,12 @@ class Scheduler:
     @property
     def jobs(self) -> Sequence[int]:
         """The numbers of the batch's jobs, ascending."""
-        return self._jobs
+        return self._queues.jobs
 
     @property
     def unfinished(self) -> int:
         """How many of the batch's jobs are in no final state."""
-        return len(self._jobs) - sum(self._counts[_CODES[state]] for state in FINAL)
+        return len(self.jobs) - sum(self._counts[_CODES[state]] for state in FINAL)
 
     @property
     def finished(self) -> bool:
@@ -155,34 +142,36 @@ class Scheduler:
         found = self._hosts.by_name[host]
         return len(found.jobs), found.slots
 
+    def is_quarantined(self, host: str) -> bool:
+        """Say whether a host gets no jobs, or one at a time, because of what it failed."""
+        return self._quarantine.standing(host) is not Standing.TRUSTED
+
     def wake_at(self) -> float | None:
-        """Say when `decide` may have something new to say though nothing happens: when a doubt ends."""
-        heap = self._doubt_ends
-        while heap and not self._is_current(*heap[0]):
-            heappop(heap)
-        return heap[0][0] if heap and not self._draining else None
+        """Say when `decide` may have something new to say though nothing happens."""
+        if self._draining:
+            return None
+        due = [self.doubts.wake_at(), self._quarantine.wake_at()]
+        return min((moment for moment in due if moment is not None), default=None)
 
     def snapshot(self) -> dict[str, object]:
         """Give everything that the events determine, as one value to compare.
 
         Left out is what only the clock determines: when doubts end, and who is eligible because one did.
         """
-
-        def certain(queue: Iterable[int]) -> list[int]:
-            return [job for job in queue if job not in self.doubts]
-
         return {
             "policy": self.policy,
-            "jobs": tuple(self._jobs),
+            "jobs": tuple(self.jobs),
             "states": bytes(self._state),
             "attempts": self._attempts.tolist(),
             "counts": self.counts(),
             "failures": self._failures.copy(),
             "losses": self._losses.copy(),
             "running": self.running.copy(),
-            "doubts": {job: replace(doubt, until=0.0) for job, doubt in self.doubts.items()},
-            "queues": [certain(queue) for queue in (self._first, self._last, self._hopeless)],
-            "hosts": self._hosts.snapshot(),
+            "doubts": self.doubts.snapshot(),
+            "queues": self._queues.snapshot(without=self.doubts.keys()),
+            "hosts": {name: host.jobs.copy() for name, host in self._hosts.by_name.items()},
+            "machines": self._machines.copy(),
+            "quarantine": self._quarantine.snapshot(),
         }
 
     # -- what to do next -----------------------------------------------------------------------------
@@ -199,11 +188,14 @@ class Scheduler:
         """
         if self._draining:
             return []
-        self._end_doubts(now)
-        decisions: list[Decision] = [JobGivenUp(job, self.lost_with(job)) for job in self._hopeless]
+        decisions: list[Decision] = [*self._quarantine.decide(now)]
+        for job in self.doubts.over(now):
+            self._queue_lost(job)
+        decisions += [JobGivenUp(job, self.lost_with(job)) for job in self._queues.hopeless]
         for decision in decisions:
             self.apply(decision, now)
-        while (found := self._next_job()) is not None:
+        self._set_slots()
+        while (found := self._queues.next(self._state, _WAITING)) is not None:
             job, avoid = found
             host = self._hosts.pick(avoid)
             if host is None:
@@ -213,45 +205,25 @@ class Scheduler:
             decisions.append(started)
         return decisions
 
-    def _next_job(self) -> tuple[int, str] | None:
-        if self._first:
-            job = next(iter(self._first))
-            return job, self._first[job]
-        jobs, state = self._jobs, self._state
-        while self._cursor < len(jobs):
-            job = jobs[self._cursor]
-            if state[job] == _WAITING and job not in self._last:
-                return job, ""
-            self._cursor += 1
-        if self._last:
-            job = next(iter(self._last))
-            return job, self._last[job]
-        return None
-
-    def _end_doubts(self, now: float) -> None:
-        heap = self._doubt_ends
-        while heap and heap[0][0] <= now:
-            until, job = heappop(heap)
-            if self._is_current(until, job):
-                self._queue_lost(job)
-
-    def _is_current(self, until: float, job: int) -> bool:
-        doubt = self.doubts.get(job)
-        return doubt is not None and doubt.until == until
-
     # -- what has happened ---------------------------------------------------------------------------
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done with a result. `now` is in monotonic seconds."""
         match event:
             case AttemptEnded():
-                return [self._on_ended(event)]
+                return [self._on_ended(event, now)]
             case AttemptStarted():
                 self._on_started(event)
             case HostReady():
-                self._hosts.ready(event.host, event.slots)
+                return self._on_host_ready(event)
             case HostLost():
                 self._on_host_lost(event, now)
+            case HostReleased():
+                self._on_host_lost(HostLost(event.host, event.reason, worker_ended=True), now)
+            case SlotsChanged():
+                self._on_slots_changed(event)
+            case HostQuarantined() | HostProbed() | HostCleared():
+                self._on_standing(event, now)
             case JobGivenUp():
                 self._on_given_up(event)
             case JobsReopened():
@@ -290,11 +262,14 @@ class Scheduler:
             return
         if job in self.doubts:  # so the doubt is over
             self._count_loss(job)
-        self._unqueue(job)
-        self.running[job] = event
-        self._hosts.take(event.host, job)
+        self._run(event)
 
-    def _on_ended(self, event: AttemptEnded) -> Action:
+    def _run(self, started: AttemptStarted) -> None:
+        self._queues.remove(started.job)
+        self.running[started.job] = started
+        self._hosts.take(started.host, started.job)
+
+    def _on_ended(self, event: AttemptEnded, now: float) -> Action:
         job, attempt, host = event.job, event.attempt, event.host
         if 0 <= job < len(self._state):  # also of an attempt whose start a torn journal forgot
             self._attempts[job] = max(self._attempts[job], attempt)
@@ -305,45 +280,103 @@ class Scheduler:
         what = self._judge(event)
         self._move(job, what)
         if doubt:
-            del self.doubts[job]
-            self._unqueue(job)
+            self.doubts.end(job)
+            self._queues.remove(job)
         else:
             del self.running[job]
             self._hosts.give_back(host, job)
+        self._quarantine.ended(event, now)
         if what in (Happening.FAILED, Happening.FAILED_ONCE):
             self._failures[job] = (*self._failures.get(job, ()), host)
         if what is Happening.FAILED_ONCE and self._wanted[job]:
-            self._last[job] = host
-        elif what is Happening.STOPPED and self._wanted[job]:
-            self._first[job] = ""
+            self._queues.put_last(job, host)
+        elif what is Happening.STOPPED:
+            self._queue_first(job, host if event.outcome.ending is Ending.REFUSED else "")
         return Accept(job, attempt, host, publish=what in (Happening.SUCCEEDED, Happening.FAILED))
 
     def _judge(self, event: AttemptEnded) -> Happening:
         if event.outcome.succeeded:
             return Happening.SUCCEEDED
-        if event.outcome.ending is Ending.STOPPED:
+        if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return Happening.STOPPED
         left = self.policy.retries - len(self._failures.get(event.job, ()))
         return Happening.FAILED_ONCE if left > 0 else Happening.FAILED
 
+    # -- hosts ---------------------------------------------------------------------------------------
+
+    def _on_host_ready(self, event: HostReady) -> list[Action]:
+        """Take a host in, and settle what was in doubt there.
+
+        A worker that was taken up again knows what it runs. Any other has made sure that it is alone on its
+        machine; if that is the machine of before, nothing that ran there is left.
+        """
+        host = event.host
+        proves = bool(event.machine) and event.machine == self._machines.get(host)
+        self._machines[host] = event.machine
+        self._quarantine.ready(host, event.slots, resumed=event.resumed)
+        self._hosts.ready(host, self._quarantine.slots(host))
+        doubted = [(job, doubt.started) for job, doubt in self.doubts.items() if doubt.started.host == host]
+        for job, started in doubted:
+            if (job, started.attempt) in event.holds:
+                self._move(job, Happening.FOUND)
+                self.doubts.end(job)
+                self._run(started)
+            elif event.resumed:  # the order was lost with the connection
+                self._move(job, Happening.UNKNOWN_THERE)
+                self.doubts.end(job)
+                self._queue_first(job, "")
+            elif proves:
+                self._end_with_host(job)
+        running = {(job, started.attempt) for job, started in self.running.items() if started.host == host}
+        return [Stop(job, attempt, host) for job, attempt in event.holds if (job, attempt) not in running]
+
+    def _on_slots_changed(self, event: SlotsChanged) -> None:
+        if event.host in self._hosts.by_name:
+            self._quarantine.resized(event.host, event.slots)
+            self._set_slots()
+
+    def _set_slots(self) -> None:
+        for host in sorted(self._quarantine.moved()):
+            if host in self._hosts.by_name:
+                self._hosts.ready(host, self._quarantine.slots(host))
+
     def _on_host_lost(self, event: HostLost, now: float) -> None:
         patience = self.policy.lease + self.policy.margin
+        self._quarantine.gone(event.host)
         for job in self._hosts.lose(event.host):
             doubt = Doubt(self.running.pop(job), now + patience, patience, blamed=True)
-            self.doubts[job] = doubt
+            self.doubts.put(job, doubt, watch=bool(self._wanted[job]))
             if event.worker_ended:
-                self._move(job, Happening.HOST_ENDED)
-                self._count_loss(job)
-                self._queue_lost(job)
+                self._end_with_host(job)
             else:
                 self._move(job, Happening.HOST_SILENT)
-                self._watch(job, doubt)
+
+    def _end_with_host(self, job: int) -> None:
+        self._move(job, Happening.HOST_ENDED)
+        self._count_loss(job)
+        self._queue_lost(job)
+
+    def _on_standing(self, event: HostQuarantined | HostProbed | HostCleared, now: float) -> None:
+        self._quarantine.apply(event, now)
+        self._set_slots()
+        if isinstance(event, HostQuarantined):
+            for job in event.jobs:
+                self._forgive(job, event.host)
+
+    def _forgive(self, job: int, host: str) -> None:
+        """Let a job's failures on a host not count; one that has failed for good is run again."""
+        if left := tuple(other for other in self._failures.pop(job, ()) if other != host):
+            self._failures[job] = left
+        if self._move(job, Happening.FORGIVEN):
+            self._queue_first(job, host)
+
+    # -- the user ------------------------------------------------------------------------------------
 
     def _on_given_up(self, event: JobGivenUp) -> None:
         if self._move(event.job, Happening.GIVEN_UP):
-            self.doubts.pop(event.job, None)
+            self.doubts.end(event.job)
             self._losses[event.job] = event.hosts
-            self._unqueue(event.job)
+            self._queues.remove(event.job)
 
     def _on_reopened(self, event: JobsReopened) -> None:
         moved = [job for job in event.jobs if self._move(job, Happening.REOPENED)]
@@ -351,27 +384,28 @@ class Scheduler:
             self._failures.pop(job, None)
             self._losses.pop(job, None)
         if moved:
-            self._cursor = min(self._cursor, bisect_left(self._jobs, min(moved)))
+            self._queues.rewind(min(moved))
 
     def _on_run_opened(self, event: RunOpened, now: float) -> None:
         before = self.policy.lease + self.policy.margin
         for job, started in self.running.items():
             self._move(job, Happening.HEAD_GONE)
-            self.doubts[job] = Doubt(started, now, before, blamed=False)
+            self.doubts.put(job, Doubt(started, now, before, blamed=False), watch=False)
         self.running.clear()
         self._hosts = Slots()
+        self._quarantine = Quarantine()
         self.policy = event.policy
         self._set_jobs(event.jobs)
         for job in [job for job, hosts in self._failures.items() if len(hosts) <= event.policy.retries]:
             self._allow(job, JobState.FAILED)
         for job in [job for job, hosts in self._losses.items() if hosts and not self._is_hopeless(job)]:
             self._allow(job, JobState.LOST)
-        self._renew_doubts(now)
+        # The old deadlines were of another head's clock.
+        self.doubts.renew(now, event.policy.lease + event.policy.margin, self._wanted)
         self._queue_all()
 
     def _set_jobs(self, jobs: Sequence[int]) -> None:
-        self._jobs = jobs
-        self._cursor = 0
+        self._queues.start(jobs)
         self._know(max(jobs, default=-1))
         self._wanted = bytearray(len(self._state))
         for job in jobs:
@@ -383,50 +417,33 @@ class Scheduler:
         if self._wanted[job] and self.state(job) is state:
             self._move(job, Happening.ALLOWED)
 
-    def _renew_doubts(self, now: float) -> None:
-        """Let every doubt begin anew: the old deadlines were of another head's clock."""
-        self._doubt_ends.clear()
-        patience = self.policy.lease + self.policy.margin
-        for job, old in self.doubts.items():
-            longest = max(old.patience, patience)
-            self.doubts[job] = replace(old, until=now + longest, patience=longest)
-            self._watch(job, self.doubts[job])
-
     def _queue_all(self) -> None:
-        for queue in (self._first, self._last, self._hopeless):
-            queue.clear()
-        waiting = [job for job in self._losses if self._state[job] == _WAITING]
-        for job in waiting:
+        for job in [job for job in self._losses if self._state[job] == _WAITING]:
             self._queue_lost(job)
         for job, hosts in self._failures.items():
             if self._wanted[job] and self._state[job] == _WAITING and job not in self._losses:
-                self._last[job] = hosts[-1]
+                self._queues.put_last(job, hosts[-1])
 
-    # -- losses and queues ---------------------------------------------------------------------------
-
-    def _watch(self, job: int, doubt: Doubt) -> None:
-        if self._wanted[job]:
-            heappush(self._doubt_ends, (doubt.until, job))
+    # -- losses --------------------------------------------------------------------------------------
 
     def _count_loss(self, job: int) -> None:
         """Turn the doubt about a job into a loss, if a host is to blame."""
         hosts = self.lost_with(job)
-        del self.doubts[job]
+        self.doubts.end(job)
         if hosts:
             self._losses[job] = hosts
 
     def _is_hopeless(self, job: int) -> bool:
         return len(self.lost_with(job)) >= max(1, self.policy.max_losses)
 
+    def _queue_first(self, job: int, avoid: str) -> None:
+        if self._wanted[job]:
+            self._queues.put_first(job, avoid)
+
     def _queue_lost(self, job: int) -> None:
         if not self._wanted[job]:
             return
         if self._is_hopeless(job):
-            self._hopeless[job] = None
+            self._queues.hopeless[job] = None
         else:
-            self._first[job] = next(reversed(self.lost_with(job)), "")
-
-    def _unqueue(self, job: int) -> None:
-        self._first.pop(job, None)
-        self._last.pop(job, None)
-        self._hopeless.pop(job, None)
+            self._queues.put_first(job, next(reversed(self.lost_with(job)), ""))

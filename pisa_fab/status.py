@@ -11,10 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from pisa_fab import lock
+from pisa_fab.events import JobState
 from pisa_fab.history import History
 from pisa_fab.layout import Layout
-from pisa_fab.model import JobState, job_name
-from pisa_fab.progress import counted, duration, failures, plural
+from pisa_fab.model import job_name
+from pisa_fab.progress import HOPELESS, counted, duration, failures, plural, problems, was_hopeless
+
+# How a run was closed, in the words of a person; anything else is shown as it is.
+CLOSED = {
+    HOPELESS: "stopped early",
+    "no host": "ended because no usable host was left",
+}
 
 
 def describe(history: History, layout: Layout, *, only_failed: bool) -> Iterator[str]:
@@ -26,9 +33,10 @@ def describe(history: History, layout: Layout, *, only_failed: bool) -> Iterator
         yield f"{layout.root.name}: {counted(history)}"
         yield f"  {state_of_run(history, layout)}"
         yield from hosts(history)
-    listed = list(failures(history, None if only_failed else 5))
+    listed = list(failures(history, None) if only_failed else problems(history, 5))
     if listed:
-        yield "failed:"
+        if only_failed or not was_hopeless(history):
+            yield "failed:"
         yield from listed
     elif only_failed:
         yield "no job has failed"
@@ -48,7 +56,7 @@ def state_of_run(history: History, layout: Layout) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(history.last_at))
     if history.closed is None:
         return f"its head died after {when}; submit again to go on"
-    return f"{history.closed.reason} at {when}"
+    return f"{CLOSED.get(history.closed.reason, history.closed.reason)} at {when}"
 
 
 def hosts(history: History) -> Iterator[str]:

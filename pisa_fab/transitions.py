@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from pisa_fab.model import JobState
+from pisa_fab.events import JobState
 
 
 class Happening(StrEnum):
@@ -23,6 +23,9 @@ class Happening(StrEnum):
     HOST_ENDED = "worker ended"
     HOST_SILENT = "host lost"
     HEAD_GONE = "another head took over"
+    FOUND = "found on its host"
+    UNKNOWN_THERE = "never reached its host"
+    FORGIVEN = "the host was to blame"
     GIVEN_UP = "too many hosts lost"
     ALLOWED = "policy allows more"
     REOPENED = "asked for again"
@@ -48,6 +51,10 @@ TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(
         (JobState.IN_DOUBT, Happening.FAILED_ONCE): JobState.WAITING,
         (JobState.IN_DOUBT, Happening.STOPPED): JobState.WAITING,
         (JobState.IN_DOUBT, Happening.GIVEN_UP): JobState.LOST,
+        (JobState.IN_DOUBT, Happening.FOUND): JobState.RUNNING,
+        (JobState.IN_DOUBT, Happening.UNKNOWN_THERE): JobState.WAITING,
+        (JobState.IN_DOUBT, Happening.HOST_ENDED): JobState.WAITING,
+        (JobState.FAILED, Happening.FORGIVEN): JobState.WAITING,
         (JobState.FAILED, Happening.ALLOWED): JobState.WAITING,
         (JobState.LOST, Happening.ALLOWED): JobState.WAITING,
         (JobState.SUCCEEDED, Happening.REOPENED): JobState.WAITING,

@@ -132,6 +132,7 @@ class Programs:
     folder: Path  # where programs start, unless told otherwise
     logs: Path
     started: list[Program] = field(default_factory=list)
+    prefix: Sequence[str] = ()  # what stands before each command, as one that brings it to another PC
 
     def run(
         self,
@@ -191,4 +192,4 @@ class Programs:
 
     def _argv(self, name: str, args: Sequence[str | Path]) -> list[str]:
         own = Path(sys.executable).parent / name  # not resolved: a venv's python is a link out of it
-        return [str(own) if own.exists() else name, *map(str, args)]
+        return [*self.prefix, str(own) if own.exists() else name, *map(str, args)]

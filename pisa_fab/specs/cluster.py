@@ -55,6 +55,7 @@ class ClusterFile(HostOptions):
 
     hosts: Annotated[list[Annotated[HostEntry, BeforeValidator(_entry)]], Field(min_length=1)]
     lease: Annotated[Duration, AfterValidator(_lease)] = 60.0
+    patience: Duration | None = None
 
 
 def read_cluster(document: Document) -> Cluster:
@@ -79,7 +80,7 @@ def read_cluster(document: Document) -> Cluster:
             written: dict[str, Any] = {"user": named.user, "port": named.port}
             changes = {name: value for name, value in written.items() if value is not None} | options
             hosts[named.host] = replace(start, **changes)
-    return Cluster(tuple(hosts.values()), spec.lease, absolute(document.file))
+    return Cluster(tuple(hosts.values()), spec.lease, spec.patience, absolute(document.file))
 
 
 def _names(document: Document, text: str, keys: Keys) -> list[HostName]:

@@ -81,6 +81,7 @@ class JobsFile(BaseModel):
     timeout: Duration | None = None
     retries: Annotated[int, Field(ge=0)] = 0
     max_losses: Positive = 3
+    stop_after: Annotated[int, Field(ge=0)] = 5
     threads: Positive = 1
     nice: Nice = 19
     results: Annotated[ResultFormat, BeforeValidator(_result_format)] | None = None
@@ -109,6 +110,7 @@ def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
         limits=Limits(timeout=spec.timeout, threads=spec.threads, nice=spec.nice),
         retries=spec.retries,
         max_losses=spec.max_losses,
+        stop_after=spec.stop_after,
         results=spec.results,
         cluster=paths.cluster(),
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
+import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,10 @@ import pytest
 from pisa_fab import link, worker
 
 DEADLINE = 60.0
+GRACE = 0.3
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+# A user that owns nothing else; different in tests that run at the same time.
+STRANGER = 100_000 + os.getpid() % 100_000
 
 
 def pythons() -> list[str]:
@@ -26,37 +35,98 @@ def pythons() -> list[str]:
     return [path for path in found if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
 
 
-class Talk:
-    """A worker and the conversation with it."""
+def python_for_everybody() -> str:
+    """Give a Python that every user of this machine may run."""
+    found = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if found is None:
+        pytest.skip("there is no Python that every user may run")
+    return found
 
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+
+class Talk:
+    """A worker and the conversation with it.
+
+    `pong` says whether pings are answered while something else is waited for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        python: str = sys.executable,
+        *,
+        place: Path | None = None,
+        mark: str = "a0b1",
+        epoch: int = 1,
+        digest: str = "one",
+        **options: Any,
+    ) -> None:
         self.folder = folder
         self.python = python
+        self.seat = {
+            "place": None if place is None else str(place),
+            "mark": mark,
+            "epoch": epoch,
+            "digest": digest,
+        }
+        self.pong = True
+        self.pings: list[float] = []
+        self.buffer = b""
         source = link.worker_source()
         command = link.bootstrap(python, len(source), "token")
         self.process = subprocess.Popen(
-            ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd="/"
+            ["sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",
+            **options,
         )
         assert self.process.stdin is not None
         self.process.stdin.write(source)
-        assert self.readline() == b"pisa_fab worker token\n"
+        assert self.readline() == b"pisa_fab worker token"
 
     def readline(self) -> bytes:
+        """Give the next line, b"" at the end of the conversation."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline()
+        output = self.process.stdout.fileno()
+        while b"\n" not in self.buffer:
+            assert select.select([output], [], [], DEADLINE)[0], "the worker says nothing"
+            piece = os.read(output, 1 << 16)
+            if not piece:
+                return b""
+            self.buffer += piece
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
 
     def say(self, **message: Any) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message).encode() + b"\n")
+        rest = memoryview(json.dumps(message).encode() + b"\n")
+        while rest:
+            rest = rest[self.process.stdin.write(rest) or 0 :]
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Give what the worker says, until the conversation ends."""
+        assert self.process.stdin is not None
+        deadline = time.monotonic() + DEADLINE
+        while line := self.readline():
+            assert time.monotonic() < deadline, "the worker does not come to an end"
+            message: dict[str, Any] = json.loads(line)
+            if message["op"] == "ping":
+                self.pings.append(message["at"])
+                if self.pong and not self.process.stdin.closed:
+                    with suppress(BrokenPipeError):  # said before the conversation was over
+                        self.say(op="pong", at=message["at"])
+            yield message
 
     def hear(self, op: str) -> dict[str, Any]:
-        while True:
-            message: dict[str, Any] = json.loads(self.readline())
+        for message in self.messages():
             if message["op"] == op:
                 return message
+        raise AssertionError(f"the conversation ended without {op}")
 
     def set_up(self, **changes: Any) -> None:
         (self.folder / ".pisa").mkdir(exist_ok=True)
+        (self.folder / "attempts").mkdir(exist_ok=True)
         (self.folder / ".pisa" / "nonce").write_text("n0nce")
         message = {
             "op": "setup",
@@ -73,7 +143,9 @@ class Talk:
             },
             "threads": 1,
             "lease": 60.0,
-            "grace": 0.3,
+            "lease_grace": GRACE,
+            "grace": GRACE,
+            **self.seat,
         }
         self.say(**{**message, **changes})
 
@@ -109,19 +181,71 @@ class Talk:
     def python_job(self, code: str, *arguments: str, **options: Any) -> None:
         self.run(self.python, "-c", code, *arguments, **options)
 
-    def hang_up(self) -> int:
+    def sleeper(self, job: int = 0) -> int:
+        """Start a job that does nothing for long, and give its process once it runs."""
+        self.run("sh", "-c", "echo $$; exec sleep 1000", job=job)
+        return int(wait_for_text(self.path(job, "out")))
+
+    def acknowledge(self, job: int, *, publish: bool = True) -> None:
+        self.say(op="ack", ids=[[job, 1, publish]])
+
+    def hang_up(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
+
+    def status(self) -> int:
+        """Wait for the end of the process that was started for this conversation."""
         return self.process.wait(DEADLINE)
+
+    def close(self) -> None:
+        self.hang_up()
+        self.status()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Iterator[Talk]:
     conversation = Talk(tmp_path)
     yield conversation
-    conversation.hang_up()
-    assert conversation.process.stdout is not None
-    conversation.process.stdout.close()
+    conversation.close()
+
+
+class Host:
+    """Everything that is started on one host for one run; nothing of it may be left."""
+
+    def __init__(self, folder: Path, place: Path) -> None:
+        self.folder = folder
+        self.place = place
+        self.talks: list[Talk] = []
+        self.mark = os.urandom(8).hex()
+
+    def talk(self, **options: Any) -> Talk:
+        options = {"place": self.place, "mark": self.mark, **options}
+        self.talks.append(Talk(self.folder, **options))
+        return self.talks[-1]
+
+    def marked(self) -> list[int]:
+        return [pid for pid in worker.processes() if worker.mark_of(pid).startswith(self.mark + "/")]
+
+    def close(self) -> None:
+        """End what the test has left, through a worker that is told to quit."""
+        last = self.talk(epoch=1000)
+        last.ready()
+        last.say(op="quit")
+        last.status()
+        for conversation in self.talks:
+            conversation.close()
+        assert self.marked() == []
+        assert not self.place.exists()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with tempfile.TemporaryDirectory(prefix="pisa_fab-test-", dir="/tmp") as folder:
+        found = Host(tmp_path, Path(folder) / "place")
+        yield found
+        found.close()
 
 
 def is_alive(pid: int) -> bool:
@@ -131,18 +255,19 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(pid: int) -> None:
+def wait_until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + DEADLINE
-    while is_alive(pid):
-        assert time.monotonic() < deadline, f"process {pid} was left behind"
+    while not condition():
+        assert time.monotonic() < deadline, what
         time.sleep(0.01)
+
+
+def wait_until_gone(pid: int) -> None:
+    wait_until(lambda: not is_alive(pid), f"process {pid} was left behind")
 
 
 def wait_for_text(path: Path) -> str:
-    deadline = time.monotonic() + DEADLINE
-    while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < deadline, f"nothing was written to {path}"
-        time.sleep(0.01)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), f"nothing was written to {path}")
     return path.read_text()
 
 
@@ -156,11 +281,27 @@ def test_every_python_from_3_8_runs_a_job(tmp_path: Path, python: str) -> None:
     assert talk.ready()["python"].startswith("3.")
     talk.python_job("import sys; print('hello'); sys.exit(3)")
     assert talk.outcome()["exit_code"] == 3
-    talk.say(op="ack", ids=[[0, 1, True]])
-    talk.say(op="ping")
+    talk.acknowledge(0)
+    talk.say(op="quit")
     assert talk.hear("published")["ids"] == [[0, 1]]
     assert talk.final(0, "out").read_text() == "hello\n"
-    assert talk.hang_up() == 0
+    assert talk.status() == 0
+    talk.close()
+
+
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).name)
+def test_every_python_from_3_8_is_taken_up_again(host: Host, python: str) -> None:
+    first = host.talk(python=python)
+    assert first.ready()["resumed"] is False
+    pid = first.sleeper()
+    first.hang_up()
+    second = host.talk(python=python)
+    ready = second.ready()
+    assert (ready["resumed"], ready["holds"]) == (True, [[0, 1]])
+    assert is_alive(pid)
+    second.say(op="quit")
+    assert second.outcome()["ending"] == "stopped"
+    assert second.status() == 0
 
 
 def test_output_gets_the_jobs_name_only_when_the_result_counts(talk: Talk) -> None:
@@ -169,7 +310,7 @@ def test_output_gets_the_jobs_name_only_when_the_result_counts(talk: Talk) -> No
         talk.python_job("print('x')", job=job)
         talk.outcome()
     talk.say(op="ack", ids=[[1, 1, True], [2, 1, False]])
-    talk.say(op="ping")
+    talk.run("true", job=3)
     assert talk.hear("published")["ids"] == [[1, 1]]
     assert talk.final(1, "out").exists()
     assert talk.final(1, "err").exists()
@@ -181,14 +322,23 @@ def test_an_acknowledgement_that_comes_twice_changes_nothing(talk: Talk) -> None
     talk.ready()
     talk.python_job("print('x')")
     talk.outcome()
-    talk.say(op="ack", ids=[[0, 1, True]])
-    talk.say(op="ping")
-    talk.hear("published")
-    talk.hear("pong")
-    talk.say(op="ack", ids=[[0, 1, True]])
-    talk.say(op="ping")
-    talk.hear("pong")
+    for _ in range(2):
+        talk.acknowledge(0)
+    talk.run("true", job=1)
+    assert talk.hear("published")["ids"] == [[0, 1]]
+    assert talk.outcome()["exit_code"] == 0
     assert talk.final(0, "out").read_text() == "x\n"
+
+
+def test_an_attempt_that_is_ordered_twice_runs_once(talk: Talk) -> None:
+    talk.ready()
+    for _ in range(2):
+        talk.run("sh", "-c", "echo begun >> begun; sleep 0.2")
+    talk.outcome()
+    talk.run("true")  # has ended, and is not acknowledged yet
+    talk.run("true", job=1)
+    assert talk.hear("ended")["job"] == 1
+    assert (talk.folder / "begun").read_text() == "begun\n"
 
 
 @pytest.mark.parametrize(
@@ -334,8 +484,8 @@ def test_a_daemon_of_a_job_that_still_runs_is_left_alone(talk: Talk) -> None:
     pid_file = talk.folder / "daemon"
     talk.python_job(DAEMON + "time.sleep(1000)", str(pid_file), job=1)
     daemon = int(wait_for_text(pid_file))
-    for _ in range(3):
-        talk.run("true", job=2)
+    for job in range(2, 5):
+        talk.run("true", job=job)
         assert talk.outcome()["exit_code"] == 0
     assert is_alive(daemon)
     talk.say(op="stop")
@@ -358,7 +508,7 @@ def test_jobs_do_not_outlive_a_worker_that_is_killed(talk: Talk) -> None:
     talk.run("sh", "-c", "trap '' TERM HUP; echo $$; sleep 1000; sleep 1000", job=2)
     pids = [int(wait_for_text(pid_file)), int(wait_for_text(talk.path(2, "out")))]
     os.kill(ready["pid"], signal.SIGKILL)
-    assert talk.process.wait(DEADLINE) == worker.SWEPT
+    assert talk.status() == worker.SWEPT
     assert [pid for pid in pids if is_alive(pid)] == []  # the guardian leaves as the last
 
 
@@ -369,19 +519,29 @@ def test_stop_ends_jobs_and_says_so(talk: Talk) -> None:
     assert talk.outcome()["ending"] == "stopped"
 
 
+def test_stop_with_ids_ends_these_alone(talk: Talk) -> None:
+    talk.ready()
+    pids = [talk.sleeper(job) for job in (1, 2)]
+    talk.say(op="stop", ids=[[1, 2], [2, 1]])
+    ended = talk.hear("ended")
+    assert (ended["job"], ended["outcome"]["ending"]) == (2, "stopped")
+    assert [is_alive(pid) for pid in pids] == [True, False]
+
+
 def test_a_worker_whose_head_is_gone_ends_its_jobs_and_leaves(talk: Talk) -> None:
     talk.ready()
     talk.run("sh", "-c", "echo $$; exec sleep 1000")
     pid = int(wait_for_text(talk.path(0, "out")))
-    assert talk.hang_up() == 0
+    talk.hang_up()
+    assert talk.status() == 0
     assert not is_alive(pid)
 
 
 def test_a_worker_whose_head_is_silent_for_a_lease_ends_its_jobs_and_leaves(talk: Talk) -> None:
-    talk.ready(lease=0.5)
-    talk.run("sh", "-c", "echo $$; exec sleep 1000")
-    pid = int(wait_for_text(talk.path(0, "out")))
-    assert talk.process.wait(DEADLINE) == 0
+    talk.pong = False
+    talk.ready(lease=3.0)
+    pid = talk.sleeper()
+    assert talk.status() == 0
     assert not is_alive(pid)
 
 
@@ -390,22 +550,19 @@ def test_a_worker_that_is_asked_to_end_takes_its_jobs_with_it(talk: Talk) -> Non
     talk.run("sh", "-c", "echo $$; exec sleep 1000")
     pid = int(wait_for_text(talk.path(0, "out")))
     talk.process.send_signal(signal.SIGTERM)
-    assert talk.process.wait(DEADLINE) == 0
+    assert talk.status() == 0
     assert not is_alive(pid)
 
 
 def test_a_head_that_does_not_read_blocks_nothing(talk: Talk) -> None:
     talk.ready()
-    count = 20_000  # some megabytes of answers, far more than a pipe holds
-    talk.say(op="ping")
-    assert talk.process.stdin is not None
-    for _ in range(count // 1000):
-        talk.process.stdin.write(b'{"op": "ping"}\n' * 1000)
-    talk.run("sh", "-c", "echo done")
+    count = 5_000  # some megabytes of answers, far more than a pipe holds
+    for job in range(1, count):
+        talk.run("no-such-program/" + "x" * 300, job=job)
+    talk.run("sh", "-c", "echo done", job=0)
     wait_for_text(talk.path(0, "out"))
-    for _ in range(count):
-        talk.hear("pong")
-    assert talk.outcome()["exit_code"] == 0
+    jobs = [talk.hear("ended")["job"] for _ in range(count)]
+    assert sorted(jobs) == list(range(count))
 
 
 @pytest.mark.parametrize(
@@ -420,4 +577,610 @@ def test_a_head_that_does_not_read_blocks_nothing(talk: Talk) -> None:
 def test_a_host_that_cannot_do_the_work_says_why(talk: Talk, changes: dict[str, Any], reason: str) -> None:
     talk.set_up(**changes)
     assert reason in talk.hear("unusable")["reason"]
-    assert talk.process.wait(DEADLINE) == 0
+    assert talk.status() == 0
+
+
+@pytest.mark.parametrize("name", ["attempts", "out", "err"])
+def test_a_host_that_does_not_see_the_folders_of_outputs_says_why(talk: Talk, name: str) -> None:
+    folders = {key: str(talk.folder) for key in ("attempts", "out", "err")}
+    talk.set_up(folders={**folders, name: "/no/such"})
+    assert "does not see the folder /no/such" in talk.hear("unusable")["reason"]
+    assert talk.status() == 0
+
+
+def test_a_folder_that_shows_late_is_waited_for(talk: Talk) -> None:
+    late = talk.folder / "late"
+    talk.set_up(folders={"attempts": str(late), "out": str(talk.folder), "err": str(talk.folder)})
+    # It looks for the folder right after it has changed its own, which can be seen.
+    wait_until(lambda: talk.folder in map(working_folder, worker.children(talk.process.pid)), "no set-up")
+    late.mkdir()
+    talk.hear("ready")
+    talk.run("echo", "x")
+    assert talk.outcome()["exit_code"] == 0
+    assert (late / "0.out").read_text() == "x\n"
+
+
+def working_folder(pid: int) -> Path:
+    return Path(f"/proc/{pid}/cwd").readlink()
+
+
+# -- ending all that a job started ------------------------------------------------------------------------
+
+
+# Has a child in a session of its own that says when it gets SIGTERM; neither ends by that.
+FAMILY = """
+trap : TERM
+setsid sh -c 'trap "echo term >> $0.term" TERM
+    echo $$ > $0.new; mv $0.new $0; while :; do sleep 0.02; done' $0 &
+while :; do sleep 0.02; done
+"""
+
+
+@pytest.mark.parametrize("how", ["stop", "timeout"])
+def test_what_left_the_jobs_session_is_asked_to_end_once_and_then_killed(talk: Talk, how: str) -> None:
+    talk.ready(grace=1.0)
+    pid_file = talk.folder / "child"
+    talk.run("sh", "-c", FAMILY, str(pid_file), timeout=5.0 if how == "timeout" else None)
+    pid = int(wait_for_text(pid_file))
+    if how == "stop":
+        talk.say(op="stop")
+    assert talk.outcome()["ending"] == {"stop": "stopped", "timeout": "timeout"}[how]
+    wait_until_gone(pid)
+    assert Path(f"{pid_file}.term").read_text() == "term\n"
+
+
+def test_a_job_that_closes_its_outputs_is_watched_all_the_same(talk: Talk) -> None:
+    talk.ready()
+    talk.python_job("import os, sys; os.close(1); os.close(2); os._exit(7)")
+    assert talk.outcome()["exit_code"] == 7
+
+
+# Every process starts as many others as the limits of its user allow, in sessions of their own.
+BOMB = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NPROC, (60, 60))
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+print("begun", flush=True)
+while True:
+    try:
+        if os.fork() == 0:
+            os.setsid()
+    except OSError:
+        pass
+"""
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_fork_bomb_is_ended(talk: Talk, end: str) -> None:
+    ready = talk.ready()
+    talk.python_job(BOMB, str(STRANGER))
+    wait_for_text(talk.path(0, "out"))
+    wait_until(lambda: len(of_stranger()) == 60, "no bomb")
+    if end == "stop":
+        talk.say(op="stop")
+        assert talk.outcome()["ending"] == "stopped"
+        wait_until(lambda: of_stranger() == [], "something of the bomb is left")
+    else:
+        os.kill(ready["pid"], signal.SIGKILL)
+        assert talk.status() == worker.SWEPT
+        assert of_stranger() == []
+
+
+def of_stranger() -> list[int]:
+    found = []
+    for pid in worker.processes():
+        try:
+            if Path(f"/proc/{pid}").stat().st_uid == STRANGER and is_alive(pid):
+                found.append(pid)
+        except FileNotFoundError:
+            pass
+    return found
+
+
+def test_a_daemon_of_the_job_is_asked_to_end_with_it(talk: Talk) -> None:
+    talk.ready(grace=60.0)
+    pid_file = talk.folder / "daemon"
+    talk.python_job(DAEMON + "time.sleep(1000)", str(pid_file))
+    daemon = int(wait_for_text(pid_file))
+    talk.say(op="stop")
+    outcome = talk.outcome()
+    assert (outcome["ending"], outcome["signal"]) == ("stopped", signal.SIGTERM)
+    wait_until_gone(daemon)
+
+
+def test_children_are_found_on_a_kernel_that_does_not_list_them() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        assert process.pid in worker.children_by_parent(os.getpid())
+        assert set(worker.children(os.getpid())) == set(worker.children_by_parent(os.getpid()))
+        process.kill()
+
+
+# -- refusals of the host ---------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_refuses_a_job_and_the_worker_goes_on(talk: Talk) -> None:
+    talk.ready()
+    (talk.folder / "attempts").rmdir()
+    talk.run("true")
+    outcome = talk.outcome()
+    assert outcome["ending"] == "refused"
+    assert outcome["tail"] == "cannot start true: its output files cannot be made: No such file or directory"
+    talk.run("true", job=1)
+    assert talk.outcome()["ending"] == "refused"
+
+
+@NEEDS_ROOT
+def test_a_full_disk_refuses_a_job_until_there_is_room(talk: Talk) -> None:
+    attempts = talk.folder / "attempts"
+    attempts.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=8", "none", str(attempts)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("may not mount a file system")
+    try:
+        talk.ready()
+        fillers = [attempts / f"filler{number}" for number in range(7)]
+        for filler in fillers:
+            filler.touch()
+        talk.run("true")
+        outcome = talk.outcome()
+        assert outcome["ending"] == "refused"
+        assert "No space left on device" in outcome["tail"]
+        for filler in fillers:
+            filler.unlink()
+        talk.run("true", job=1)
+        assert talk.outcome()["exit_code"] == 0
+        talk.say(op="quit")
+        assert talk.status() == 0
+    finally:
+        subprocess.run(["umount", str(attempts)], check=True)
+
+
+@NEEDS_ROOT
+def test_a_full_process_table_refuses_a_job() -> None:
+    with tempfile.TemporaryDirectory(prefix="pisa_fab-test-", dir="/tmp") as folder:
+        os.chown(folder, STRANGER, STRANGER)
+        # Guardian and worker are two.
+        talk = Talk(
+            Path(folder),
+            python_for_everybody(),
+            user=STRANGER,
+            group=STRANGER,
+            extra_groups=[],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (2, 2)),
+        )
+        talk.set_up()
+        os.chown(Path(folder) / "attempts", STRANGER, STRANGER)
+        talk.hear("ready")
+        talk.run("true")
+        outcome = talk.outcome()
+        assert outcome["ending"] == "refused"
+        assert outcome["tail"] == "cannot start true: Resource temporarily unavailable"
+        talk.close()
+
+
+# -- being taken up again ---------------------------------------------------------------------------------
+
+
+PATIENT = "echo $$; while [ ! -e go ]; do sleep 0.02; done; echo done"
+
+
+def test_a_job_goes_on_while_there_is_no_head_and_its_output_is_complete(host: Host) -> None:
+    first = host.talk()
+    pid = first.ready()["pid"]
+    first.run("sh", "-c", PATIENT)
+    job = wait_for_text(first.path(0, "out"))
+    first.hang_up()
+    assert [message["op"] for message in first.messages()] == ["ping"]
+    (host.folder / "go").touch()
+    second = host.talk(epoch=2)
+    ready = second.ready()
+    assert (ready["resumed"], ready["pid"]) == (True, pid)
+    assert ready["holds"] == [[0, 1]]
+    assert second.outcome()["exit_code"] == 0
+    assert second.path(0, "out").read_text() == job + "done\n"
+    second.acknowledge(0)
+    second.say(op="quit")
+    assert second.hear("published")["ids"] == [[0, 1]]
+    assert second.status() == 0
+    assert first.status() == 0
+
+
+def test_a_result_is_told_again_until_it_is_acknowledged(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    for job in (1, 2):
+        first.run("true", job=job)
+        first.outcome()
+    first.acknowledge(1)
+    first.hang_up()
+    list(first.messages())
+    for _ in range(2):
+        again = host.talk()
+        assert again.ready()["holds"] == [[2, 1]]
+        assert again.hear("ended")["job"] == 2
+        again.hang_up()
+    last = host.talk()
+    last.ready()
+    last.hear("ended")
+    last.acknowledge(2)
+    last.hang_up()
+    assert last.status() in (0, worker.UNKNOWN)  # it may see either end first
+    assert first.status() == 0
+
+
+def test_what_was_published_is_told_again_until_a_ping_that_followed_is_answered(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    first.sleeper(job=9)
+    first.pong = False
+    first.run("true", job=1)
+    first.outcome()
+    first.acknowledge(1)
+    first.run("true", job=2)
+    assert first.hear("published")["ids"] == [[1, 1]]
+    second = host.talk()
+    second.ready(lease=4.0)
+    assert second.hear("published")["ids"] == [[1, 1]]
+    second.hear("ping")  # is answered, and so the next one shows that the answer has arrived
+    second.hear("ping")
+    third = host.talk()
+    third.ready()
+    heard = [third.hear("ping")]
+    third.say(op="quit")
+    heard += list(third.messages())
+    assert [message for message in heard if message["op"] == "published"] == []
+
+
+def test_the_newest_conversation_wins(host: Host) -> None:
+    talks = [host.talk()]
+    talks[0].ready()
+    talks[0].run("sh", "-c", PATIENT)
+    for _ in range(3):
+        talks.append(host.talk())
+        assert talks[-1].ready()["resumed"] is True
+        assert [message["op"] for message in talks[-2].messages() if message["op"] != "ping"] == []
+    (host.folder / "go").touch()
+    assert talks[-1].outcome()["exit_code"] == 0
+    assert [talk.status() for talk in talks[1:-1]] == [worker.UNKNOWN] * 2
+    talks[-1].say(op="quit")
+    assert (talks[0].status(), talks[-1].status()) == (0, 0)
+
+
+def test_a_relay_ends_as_the_worker_that_was_killed(host: Host) -> None:
+    first = host.talk()
+    pid = first.ready()["pid"]
+    job = first.sleeper()
+    second = host.talk()
+    second.ready()
+    os.kill(pid, signal.SIGKILL)
+    assert second.status() == worker.SWEPT
+    assert not is_alive(job)
+    assert first.status() == worker.SWEPT
+
+
+def test_a_relay_that_is_killed_loses_nothing(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    job = first.sleeper()
+    second = host.talk()
+    second.ready()
+    second.process.kill()
+    assert [message["op"] for message in second.messages() if message["op"] != "ping"] == []
+    third = host.talk()
+    assert third.ready()["resumed"] is True
+    assert is_alive(job)
+
+
+def test_a_worker_whose_guardian_is_killed_is_taken_up_and_leaves_nothing(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    pid_file = host.folder / "daemon"
+    first.python_job(DAEMON + "time.sleep(1000)", str(pid_file))
+    daemon = int(wait_for_text(pid_file))
+    first.process.kill()
+    first.status()
+    first.hang_up()
+    second = host.talk()
+    assert second.ready()["holds"] == [[0, 1]]
+    assert is_alive(daemon)
+    second.say(op="quit")
+    assert second.outcome()["ending"] == "stopped"
+    assert second.status() == worker.UNKNOWN
+    assert not is_alive(daemon)
+    assert not host.place.exists()
+
+
+def test_what_a_killed_worker_and_guardian_left_ends_before_the_next_is_ready(host: Host) -> None:
+    first = host.talk()
+    pid = first.ready()["pid"]
+    pid_file = host.folder / "daemon"
+    first.python_job(DAEMON + "time.sleep(1000)", str(pid_file))
+    left = [int(wait_for_text(pid_file)), first.sleeper(job=1)]
+    first.process.kill()  # in this order: the guardian would end the jobs
+    first.status()
+    os.kill(pid, signal.SIGKILL)
+    second = host.talk()
+    ready = second.ready()
+    assert (ready["resumed"], ready["holds"]) == (False, [])
+    assert [is_alive(process) for process in left] == [False, False]
+
+
+def test_a_frozen_worker_is_ended_with_its_jobs(host: Host) -> None:
+    first = host.talk()
+    pid = first.ready()["pid"]
+    job = first.sleeper()
+    os.kill(pid, signal.SIGSTOP)
+    second = host.talk()
+    assert second.ready()["resumed"] is False
+    assert not is_alive(job)
+    assert first.status() == worker.SWEPT
+
+
+def test_a_frozen_guardian_does_not_keep_the_next_worker_out(host: Host) -> None:
+    first = host.talk()
+    pid = first.ready()["pid"]
+    job = first.sleeper()
+    for process in (first.process.pid, pid):
+        os.kill(process, signal.SIGSTOP)
+    second = host.talk()
+    assert second.ready()["resumed"] is False
+    assert not is_alive(job)
+
+
+def test_a_worker_that_does_not_end_is_named(host: Host) -> None:
+    first = host.talk()
+    pid = first.ready()["pid"]
+    first.sleeper()
+    os.kill(first.process.pid, signal.SIGSTOP)  # the guardian, which holds the lock until it has looked
+    os.kill(pid, signal.SIGKILL)
+    second = host.talk()
+    second.set_up(grace=0.0)
+    reason = second.hear("unusable")["reason"]
+    assert reason == f"an earlier worker of this run does not end (process {first.process.pid})"
+    assert second.status() == worker.UNKNOWN
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.status() == worker.SWEPT
+
+
+def test_a_worker_of_another_version_ends_its_jobs_and_makes_way(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    job = first.sleeper()
+    second = host.talk(digest="two")
+    assert second.ready()["resumed"] is False
+    assert not is_alive(job)
+    assert first.outcome()["ending"] == "stopped"
+    assert first.status() == 0
+
+
+def test_a_head_of_before_is_told_so(host: Host) -> None:
+    first = host.talk(epoch=2)
+    first.ready()
+    job = first.sleeper()
+    second = host.talk(epoch=1, digest="two")
+    second.set_up()
+    assert second.hear("superseded") == {"op": "superseded"}
+    assert second.status() == worker.UNKNOWN
+    assert is_alive(job)
+    first.say(op="stop")
+    assert first.outcome()["ending"] == "stopped"
+
+
+def test_an_idle_worker_leaves_with_its_head(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    first.run("true")
+    first.outcome()
+    first.acknowledge(0)
+    first.hang_up()
+    assert first.status() == 0
+    assert not host.place.exists()
+
+
+def test_two_workers_that_start_together_become_one(host: Host) -> None:
+    talks = [host.talk() for _ in range(4)]
+    for talk in talks:
+        talk.set_up()
+    # One is fresh, and all but the last of the others are dropped; which it is nobody knows.
+    ready = {}
+    ends = {talk.process.stdout: talk for talk in talks}
+    while len(ready) < len(talks):
+        readable = select.select(list(ends), [], [], DEADLINE)[0]
+        assert readable, "the workers say nothing"
+        for output in readable:
+            talk = ends.pop(output)
+            line = talk.readline()
+            ready[talk] = json.loads(line) if line else None
+    assert any(message is not None and message["op"] == "ready" for message in ready.values())
+    assert len({message["pid"] for message in ready.values() if message is not None}) == 1
+
+
+def test_a_place_that_vanished_hides_a_worker_but_not_its_jobs(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    job = first.sleeper()
+    shutil.rmtree(host.place)
+    second = host.talk()
+    assert second.ready()["resumed"] is False
+    assert not is_alive(job)
+    first.say(op="quit")
+    assert first.status() == 0
+    assert host.place.exists()  # the other one's
+
+
+def test_jobs_carry_the_mark_of_their_run(host: Host) -> None:
+    first = host.talk()
+    first.ready()
+    first.run("sh", "-c", "echo $PISA_MARK", job=7)
+    assert first.outcome()["exit_code"] == 0
+    assert first.path(7, "out").read_text() == f"{host.mark}/7.1\n"
+
+
+# -- who may take it up -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [b"", b"junk", b"[]", b'{"digest": "one", "epoch": 1, "data": ""}'])
+def test_strange_callers_block_nothing(host: Host, words: bytes) -> None:
+    first = host.talk()
+    first.ready()
+    callers = []
+    for number in range(2 * worker.CALLERS):
+        callers.append(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET))
+        callers[-1].connect(str(host.place / "socket"))
+        if words:
+            callers[-1].sendmsg([words])
+        first.run("true", job=number)
+        assert first.outcome()["exit_code"] == 0
+    first.sleeper(job=99)
+    second = host.talk()
+    assert [99, 1] in second.ready()["holds"]
+    for caller in callers:
+        caller.close()
+
+
+@NEEDS_ROOT
+def test_another_user_is_not_listened_to() -> None:
+    with tempfile.TemporaryDirectory(prefix="pisa_fab-test-", dir="/tmp") as folder:
+        os.chown(folder, STRANGER, STRANGER)
+        place = Path(folder) / "place"
+        talk = Talk(
+            Path(folder),
+            python_for_everybody(),
+            place=place,
+            user=STRANGER,
+            group=STRANGER,
+            extra_groups=[],
+        )
+        talk.set_up()
+        os.chown(Path(folder) / "attempts", STRANGER, STRANGER)
+        talk.hear("ready")
+        caller = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        caller.settimeout(DEADLINE)
+        caller.connect(str(place / "socket"))  # root may
+        assert worker.hear(caller) == ("", [])
+        caller.close()
+        talk.run("true")
+        assert talk.outcome()["exit_code"] == 0
+        talk.acknowledge(0)
+        talk.close()
+
+
+@pytest.mark.parametrize("what", ["open to others", "a link", "a file", "of another user"])
+def test_a_place_that_others_may_steer_is_not_used(host: Host, what: str) -> None:
+    if what == "open to others":
+        host.place.mkdir()
+        host.place.chmod(0o710)
+    elif what == "a link":
+        host.place.symlink_to(host.folder)
+    elif what == "a file":
+        host.place.touch()
+    elif os.geteuid() == 0:
+        host.place.mkdir(0o700)
+        os.chown(host.place, STRANGER, STRANGER)
+    else:
+        pytest.skip("needs root, to make a folder of another user")
+    talk = host.talk()
+    talk.set_up()
+    assert talk.hear("unusable")["reason"].startswith(f"{host.place} is there, and not a folder of this user")
+    assert talk.status() == worker.UNKNOWN
+    host.place.rmdir() if host.place.is_dir() and not host.place.is_symlink() else host.place.unlink()
+
+
+# -- the lease --------------------------------------------------------------------------------------------
+
+
+def test_a_lease_counts_from_what_was_answered() -> None:
+    lease = worker.Lease(100.0, 10.0)
+    assert not lease.is_over(109.9)
+    lease.answered(104.0)
+    lease.answered(101.0)
+    assert not lease.is_over(113.9)
+    assert lease.is_over(114.0)
+
+
+def test_a_lease_asks_eight_times() -> None:
+    lease = worker.Lease(0.0, 8.0)
+    asked = []
+    for tenth in range(80):
+        if lease.ping_due(tenth / 10):
+            lease.pinged(tenth / 10)
+            asked.append(tenth / 10)
+    assert asked == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize(("seconds", "ends_at"), [(2.0, 7.0), (10.0, 10.0), (60.0, 10.0)])
+def test_another_length_never_makes_a_lease_end_later_before_it_is_answered(
+    seconds: float, ends_at: float
+) -> None:
+    lease = worker.Lease(0.0, 10.0)
+    lease.resize(5.0, seconds)
+    assert lease.ends_at == ends_at
+    lease.answered(5.0)
+    assert lease.ends_at == max(ends_at, 5.0 + seconds)
+
+
+def test_a_detached_worker_ends_its_jobs_with_the_lease_and_removes_its_place(host: Host) -> None:
+    first = host.talk()
+    first.pong = False
+    first.ready(lease=3.0)
+    job = first.sleeper()
+    first.hang_up()
+    assert first.status() == 0
+    assert not is_alive(job)
+    assert not host.place.exists()
+
+
+def test_an_answer_that_comes_late_does_not_extend_the_lease(talk: Talk) -> None:
+    talk.pong = False
+    talk.ready(lease=2.0)
+    talk.run("sleep", "1000")
+    first = talk.hear("ping")["at"]
+    for message in talk.messages():
+        if message["op"] == "ping":
+            talk.say(op="pong", at=first)
+    assert talk.status() == 0
+    assert first < max(talk.pings) < first + 2.0
+
+
+def test_answers_in_time_extend_the_lease(talk: Talk) -> None:
+    talk.ready(lease=5.0)
+    job = talk.sleeper()
+    first = talk.hear("ping")["at"]
+    while talk.pings[-1] < first + 7.0:
+        talk.hear("ping")
+    assert is_alive(job)
+
+
+# Says when it is asked to end, and does not.
+STUBBORN = "trap 'echo term' TERM; echo $$; while :; do sleep 0.02; done"
+
+
+def test_a_worker_that_wakes_up_after_its_lease_kills_at_once(host: Host) -> None:
+    first = host.talk()
+    first.pong = False
+    pid = first.ready(lease=5.0, lease_grace=0.5)["pid"]
+    began = worker.clock()
+    first.run("sh", "-c", STUBBORN)
+    wait_for_text(first.path(0, "out"))
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: worker.clock() > began + 6.0, "time does not pass")
+    first.run("sh", "-c", "echo begun", job=1)
+    os.kill(pid, signal.SIGCONT)
+    endings = {message["job"]: message["outcome"] for message in first.messages() if message["op"] == "ended"}
+    assert (endings[0]["ending"], endings[0]["signal"]) == ("stopped", signal.SIGKILL)
+    assert "term" not in first.path(0, "out").read_text()
+    assert not first.path(1, "out").exists()
+    assert first.status() == 0
+
+
+def test_a_stubborn_job_is_killed_when_the_grace_of_the_lease_is_over(talk: Talk) -> None:
+    talk.pong = False
+    talk.ready(lease=3.0, lease_grace=0.5, grace=1000.0)
+    talk.run("sh", "-c", STUBBORN)
+    wait_for_text(talk.path(0, "out"))
+    talk.say(op="stop")
+    outcome = talk.outcome()
+    assert (outcome["ending"], outcome["signal"]) == ("stopped", signal.SIGKILL)
+    assert talk.path(0, "out").read_text().count("term") == 1

@@ -12,10 +12,11 @@ import yaml
 
 from pisa_fab import specs, tasks
 from pisa_fab.errors import SpecError
-from pisa_fab.model import JobState
+from pisa_fab.events import JobState
 from pisa_fab.results import FACTS
 from pisa_fab.specs.cluster import ClusterFile, HostEntry
 from pisa_fab.specs.jobs import JobsFile
+from pisa_fab.transitions import TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,3 +123,8 @@ def test_help_names_every_command(program: str) -> None:
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in tasks.__all__:
         assert re.search(rf"^\s+{name}\s+\S", listed, re.MULTILINE), listed
+
+
+def test_the_life_of_a_job_is_drawn_from_the_transitions() -> None:
+    rows = [f"| {old} | {what} | {new} |" for (old, what), new in TRANSITIONS.items()]
+    assert "\n".join(["| is | and | becomes |", "|---|---|---|", *rows, ""]) in page("architecture.md")

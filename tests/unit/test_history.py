@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pisa_fab.history import History, HostView, JobResult
-from pisa_fab.model import (
+from pisa_fab.events import (
     Accept,
     AttemptEnded,
     AttemptStarted,
@@ -21,10 +20,11 @@ from pisa_fab.model import (
     JobsReopened,
     JobState,
     Outcome,
-    Policy,
     RunClosed,
     RunOpened,
 )
+from pisa_fab.history import History, HostView, JobResult
+from pisa_fab.model import Policy
 
 BAD = Outcome(Ending.EXITED, exit_code=1, seconds=1.0, tail="no\n")
 

@@ -20,11 +20,17 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 PURE = {
     "calendar",
+    "canary",
+    "contact",
+    "doubts",
     "errors",
+    "events",
     "history",
     "model",
     "numbering",
     "pace",
+    "quarantine",
+    "queues",
     "scheduler",
     "slots",
     "sweep",
@@ -99,7 +105,7 @@ OWN_NAMES = {".pisa", "assignments.csv", "journal.jsonl", "results.csv"}
 SHARED_NAMES = {"attempts", "lock", "nonce", "stderr", "stdout"}
 
 MODULE_LINES = 450
-WORKER_LINES = 650  # it travels as one file
+WORKER_LINES = 1300  # it travels as one file: sections in it are what modules are elsewhere
 FUNCTION_LINES = 60
 
 Rule = Callable[[str, ast.Module], Iterator[str]]

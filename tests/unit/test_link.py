@@ -61,6 +61,7 @@ class Babbler(Link):
 
     def __init__(self) -> None:
         self.outbox = SimpleQueue()
+        self.orders = SimpleQueue()
         self.disconnected = False
 
     def python(self) -> str:
@@ -80,9 +81,11 @@ class Babbler(Link):
 
 def test_the_head_learns_the_end_of_a_link_even_from_a_bug() -> None:
     link, inbox = Babbler(), SimpleQueue()
+    link.call([])
     with pytest.raises(ValueError, match="Expecting value"):
         link.serve(inbox)
-    assert inbox.get_nowait() == Closed("pc01", "a mistake in pisa_fab, whose traceback is shown")
+    closed = inbox.get_nowait()
+    assert (closed.reason, closed.final) == ("a mistake in pisa_fab, whose traceback is shown", True)
     assert link.disconnected
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pisa_fab.assignments import write_table
-from pisa_fab.model import Job, JobRecord
+from pisa_fab.events import JobRecord
+from pisa_fab.model import Job
 from pisa_fab.numbering import Numbering
 from pisa_fab.run import consecutive
 

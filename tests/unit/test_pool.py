@@ -10,8 +10,9 @@ import pytest
 from fabric import Config, Connection, ThreadingGroup
 from fabric.exceptions import GroupException
 
+from pisa_fab.contact import Trouble
 from pisa_fab.model import Host
-from pisa_fab.pool import Pool, RefuseUnknown, SSHLink, UnknownHostKeyError, explain
+from pisa_fab.pool import Pool, RefuseUnknown, SSHLink, UnknownHostKeyError, explain, trust_known_hosts
 
 
 class Member:
@@ -73,26 +74,57 @@ def test_host_keys_are_looked_up_by_name_and_port(tmp_path: Path, monkeypatch: p
     line = f"[pc01]:2222 {key.get_name()} {key.get_base64()}\n"
     (tmp_path / ".ssh" / "known_hosts").write_text("@cert-authority * ssh-rsa AAAA\n" + line)
     known, other = Pool.over_ssh([Host("pc01", port=2222), Host("pc02", port=2222)])
+    for link in (known, other):
+        trust_known_hosts(link)
     assert known.client.get_host_keys().check("[pc01]:2222", key)
     assert len(other.client.get_host_keys()) == 0
 
 
+def test_a_host_key_that_was_forgotten_is_trusted_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    key = paramiko.ECDSAKey.generate()
+    file = tmp_path / ".ssh" / "known_hosts"
+    file.write_text(f"pc01 {key.get_name()} {key.get_base64()}\n")
+    (link,) = Pool.over_ssh([Host("pc01")])
+    trust_known_hosts(link)
+    assert link.client.get_host_keys().check("pc01", key)
+    file.write_text("")
+    trust_known_hosts(link)
+    assert len(link.client.get_host_keys()) == 0
+
+
+def banner_error(cause: Exception) -> Exception:
+    """Make what Paramiko raises when a server has nothing to say."""
+    error = paramiko.SSHException("Error reading SSH protocol banner" + str(cause))
+    error.__context__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "trouble"),
     [
-        (TimeoutError(), "does not answer"),
-        (ConnectionRefusedError(), "connection refused"),
-        (paramiko.AuthenticationException(), "refuses the key of user somebody"),
-        (paramiko.PasswordRequiredException(), "ssh-add"),
-        (EOFError(), "closed the connection"),
-        (paramiko.SSHException("odd"), "odd"),
-        (OSError(113, "No route to host"), "No route to host"),
+        (TimeoutError(), "does not answer", Trouble.AWAY),
+        (ConnectionRefusedError(), "connection refused", Trouble.AWAY),
+        (OSError(113, "No route to host"), "does not answer", Trouble.AWAY),
+        (paramiko.SSHException("odd"), "odd", Trouble.AWAY),
+        (OSError(5, "Input/output error"), "Input/output error", Trouble.AWAY),
+        (banner_error(TimeoutError()), "says nothing", Trouble.AWAY),
+        (banner_error(EOFError()), "refuses for the moment", Trouble.BUSY),
+        (EOFError(), "refuses for the moment", Trouble.BUSY),
+        (ConnectionResetError(), "refuses for the moment", Trouble.BUSY),
+        (paramiko.AuthenticationException(), "refuses the key of user somebody", Trouble.PERSON),
+        (paramiko.PasswordRequiredException(), "ssh-add", Trouble.PERSON),
+        (UnknownHostKeyError("its host key is not known"), "not known", Trouble.PERSON),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_what_went_wrong_is_said_in_one_line(error: Exception, words: str) -> None:
+def test_what_went_wrong_is_said_in_one_line(error: Exception, words: str, trouble: Trouble) -> None:
     link = next(iter(Pool.over_ssh([Host("pc01", user="somebody")])))
     assert isinstance(link, SSHLink)
     said = explain(error, link)
-    assert words in said
-    assert "\n" not in said
+    assert words in str(said)
+    assert "\n" not in str(said)
+    assert said.trouble is trouble

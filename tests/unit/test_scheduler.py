@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pisa_fab.journal import decode, encode
-from pisa_fab.model import (
+from pisa_fab.events import (
     Accept,
     AttemptEnded,
     AttemptStarted,
@@ -19,6 +18,7 @@ from pisa_fab.model import (
     Ending,
     Event,
     HostLost,
+    HostQuarantined,
     HostReady,
     HostUnusable,
     JobGivenUp,
@@ -27,10 +27,11 @@ from pisa_fab.model import (
     JobsReopened,
     JobState,
     Outcome,
-    Policy,
     RunClosed,
     RunOpened,
 )
+from pisa_fab.journal import decode, encode
+from pisa_fab.model import Policy
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL, TRANSITIONS, Happening
 
@@ -481,7 +482,7 @@ def test_a_drained_scheduler_decides_nothing_but_takes_results() -> None:
 
 def in_state(state: JobState) -> Scheduler:
     """Job 0 in a state, on host a, with one failure and one loss left; job 1 keeps the run going."""
-    scheduler = scheduler_with(HostReady("a", 1), jobs=1, policy=Policy(retries=0, max_losses=1))
+    scheduler = scheduler_with(PROOF, jobs=1, policy=Policy(retries=0, max_losses=1))
     if state is JobState.WAITING:
         return scheduler
     scheduler.apply(AttemptStarted(0, 1, "a"))
@@ -510,7 +511,12 @@ CAUSES: dict[Happening, tuple[Event, ...]] = {
     Happening.GIVEN_UP: (JobGivenUp(0, ("a",)),),
     Happening.ALLOWED: (opened(range(1), Policy(retries=1, max_losses=2)),),
     Happening.REOPENED: (JobsReopened((0,)),),
+    Happening.FOUND: (HostReady("a", 1, resumed=True, holds=((0, 1),)),),
+    Happening.UNKNOWN_THERE: (HostReady("a", 1, resumed=True),),
+    Happening.FORGIVEN: (HostQuarantined("a", "", (0,)),),
 }
+# Another way for a worker to be known to have ended: a new one stands on its machine.
+PROOF = HostReady("a", 1, machine="m")
 REPORTS = (Happening.SUCCEEDED, Happening.FAILED, Happening.STOPPED, Happening.FAILED_ONCE)
 
 
@@ -519,7 +525,7 @@ def test_every_event_in_every_state_does_what_the_table_says(state: JobState, wh
     scheduler = in_state(state)
     assert scheduler.state(0) is state
     for event in CAUSES[what]:
-        scheduler.apply(event)
+        scheduler.apply(PROOF if (state, what) == (JobState.IN_DOUBT, Happening.HOST_ENDED) else event)
     expected = TRANSITIONS.get((state, what), state)
     if (state, what) == (JobState.RUNNING, Happening.ALLOWED):
         expected = JobState.IN_DOUBT  # the same event is another head, too
@@ -534,9 +540,9 @@ def test_a_failure_with_retries_left_does_what_the_table_says(state: JobState) -
     assert scheduler.state(0) is TRANSITIONS.get((state, Happening.FAILED_ONCE), state)
 
 
-def test_only_another_policy_or_the_user_gets_a_job_out_of_a_final_state() -> None:
+def test_only_another_policy_a_bad_host_or_the_user_gets_a_job_out_of_a_final_state() -> None:
     out = {what for (old, what), new in TRANSITIONS.items() if old in FINAL and new is not old}
-    assert out == {Happening.ALLOWED, Happening.REOPENED}
+    assert out == {Happening.ALLOWED, Happening.REOPENED, Happening.FORGIVEN}
 
 
 def test_a_report_counts_only_while_the_attempt_may_run() -> None:

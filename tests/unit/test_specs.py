@@ -319,7 +319,7 @@ def test_the_cluster_of_the_design(folder: Path) -> None:
 
 
 def test_a_host_alone_has_the_defaults(folder: Path) -> None:
-    assert cluster(folder, "hosts: [a]\n") == Cluster((Host("a"),), 60.0, folder / "cluster.yaml")
+    assert cluster(folder, "hosts: [a]\n") == Cluster((Host("a"),), 60.0, None, folder / "cluster.yaml")
 
 
 def test_options_for_all_are_overridden_for_one_and_refined_step_by_step(folder: Path) -> None:

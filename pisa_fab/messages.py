@@ -1,0 +1,78 @@
+"""What head and worker say to each other, as the head makes and reads it; the list is at the top of `worker`.
+
+Only text and numbers: nothing is sent here.
+"""
+
+from __future__ import annotations
+
+from pisa_fab.events import AttemptStarted, Ending, HostReady, Outcome
+from pisa_fab.layout import mark_on_host, place_on_host, stream_files
+from pisa_fab.link import Message, worker_digest
+from pisa_fab.model import Host, job_name
+from pisa_fab.run import Run
+
+STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+def lease_grace(lease: float) -> float:
+    """Give how many seconds a worker gives its jobs to end when its lease is over."""
+    return min(STOP_GRACE, lease / 3)
+
+
+def margin_of(lease: float) -> float:
+    """Give how many seconds longer than a lease the head waits: a worker needs time to end its jobs."""
+    return lease_grace(lease) + max(1.0, 0.05 * lease)
+
+
+def setup(run: Run, host: Host, lease: float) -> Message:
+    """Give the first message to a worker."""
+    batch, layout = run.batch, run.layout
+    return {
+        "op": "setup",
+        "workdir": str(batch.workdir),
+        "venv": None if batch.venv is None else str(batch.venv),
+        "nonce_file": str(layout.nonce),
+        "nonce": run.nonce,
+        "folders": layout.folders,
+        "env": {"PISA_OUTPUT": str(batch.output), "PISA_HOST": host.name},
+        "nice": batch.limits.nice if host.nice is None else host.nice,
+        "threads": batch.limits.threads,
+        "lease": lease,
+        "lease_grace": lease_grace(lease),
+        "grace": STOP_GRACE,
+        "place": place_on_host(run.secret, host.name),
+        "mark": mark_on_host(run.secret, host.name),
+        "digest": worker_digest(),
+        "epoch": run.epoch,
+    }
+
+
+def order(run: Run, start: AttemptStarted) -> Message:
+    """Give the message that starts an attempt."""
+    batch = run.batch
+    job = batch.plan.job(run.numbering.index(start.job), start.job)
+    name = job_name(start.job)
+    own = {"PISA_JOB": name, "PISA_ATTEMPT": str(start.attempt)}
+    return {
+        "op": "run",
+        "job": start.job,
+        "attempt": start.attempt,
+        "argv": job.argv,
+        "env": own | dict(job.env),
+        "timeout": batch.limits.timeout,
+        "files": stream_files(f"{name}.{start.attempt}"),
+        "published": stream_files(name),
+    }
+
+
+def outcome_of(data: dict[str, object]) -> Outcome:
+    """Make the outcome of what the worker reported. Raises TypeError or ValueError if it is none."""
+    return Outcome(**{**data, "ending": Ending(data["ending"])})  # type: ignore[arg-type]  # from JSON
+
+
+def ready_of(host: str, slots: int, message: Message) -> HostReady:
+    """Make the event of a worker's `ready`."""
+    holds = tuple((job, attempt) for job, attempt in message["holds"])
+    return HostReady(
+        host, slots, message["python"], message["cores"], message["machine"], message["resumed"], holds
+    )

@@ -1,0 +1,73 @@
+"""What waits to be run, in which order: the jobs that were lost with their hosts, fresh ones, retries.
+
+A part of `scheduler`, pure as that. Fresh jobs are not listed anywhere: a cursor walks over the batch, so a
+million of them cost nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+
+
+class Queues:
+    """The order of what waits. Each job that had a turn before comes with the host to avoid, or "".
+
+    Attributes:
+        jobs: the batch's, ascending.
+        hopeless: those that are to be given up instead.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: Sequence[int] = ()
+        self.hopeless: OrderedDict[int, None] = OrderedDict()
+        self._cursor = 0  # no fresh job of the batch stands before it
+        self._first: OrderedDict[int, str] = OrderedDict()
+        self._last: OrderedDict[int, str] = OrderedDict()
+
+    def start(self, jobs: Sequence[int]) -> None:
+        """Begin with another batch, and nothing queued."""
+        self.jobs = jobs
+        self._cursor = 0
+        for queue in (self._first, self._last, self.hopeless):
+            queue.clear()
+
+    def put_first(self, job: int, avoid: str) -> None:
+        """Queue a job before the fresh ones."""
+        self._first[job] = avoid
+
+    def put_last(self, job: int, avoid: str) -> None:
+        """Queue a job behind the fresh ones."""
+        self._last[job] = avoid
+
+    def remove(self, job: int) -> None:
+        """Take a job out of every queue."""
+        self._first.pop(job, None)
+        self._last.pop(job, None)
+        self.hopeless.pop(job, None)
+
+    def rewind(self, job: int) -> None:
+        """Let the cursor find this job again, which waits like a fresh one."""
+        self._cursor = min(self._cursor, bisect_left(self.jobs, job))
+
+    def next(self, state: bytearray, waiting: int) -> tuple[int, str] | None:
+        """Give the job that comes next and the host to avoid; fresh are those whose state is `waiting`."""
+        if self._first:
+            job = next(iter(self._first))
+            return job, self._first[job]
+        jobs = self.jobs
+        while self._cursor < len(jobs):
+            job = jobs[self._cursor]
+            if state[job] == waiting and job not in self._last:
+                return job, ""
+            self._cursor += 1
+        if self._last:
+            job = next(iter(self._last))
+            return job, self._last[job]
+        return None
+
+    def snapshot(self, without: Collection[int]) -> list[list[int]]:
+        """Give the queues without these jobs."""
+        queues = (self._first, self._last, self.hopeless)
+        return [[job for job in queue if job not in without] for queue in queues]
