@@ -1,4 +1,4 @@
-"""The tasks of this checkout: those of the package, and the developer's own `test`, `lint` and `bench`.
+"""The tasks of this checkout: those of the package, and the developer's `test`, `lint`, `bench` and `soak`.
 
 Nothing heavy is imported here, for every `inv submit` in the checkout reads this file first.
 """
@@ -17,11 +17,18 @@ from invoke.tasks import task
 
 from pisa_fab.tasks import collect, dryrun, status, submit
 
-__all__ = ["bench", "collect", "dryrun", "lint", "status", "submit", "test"]
+__all__ = ["bench", "collect", "dryrun", "lint", "soak", "status", "submit", "test"]
 
 ROOT = Path(__file__).resolve().parent
-SLOW_TESTS = ("tests/integration", "tests/examples")
-INSTALL = "apt-get install -y --no-install-recommends openssh-server"
+SLOW_TESTS = ("tests/integration", "tests/examples", "tests/faults")
+# What the tests need of the system: programs, and the packages of Debian and Ubuntu that have them.
+NEEDED = {
+    "sshd": "openssh-server",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "faketime": "faketime",
+}
+INSTALL = "apt-get install -y --no-install-recommends"
 
 
 @task(
@@ -31,9 +38,9 @@ INSTALL = "apt-get install -y --no-install-recommends openssh-server"
     }
 )
 def test(_: Context, k: str = "", fast: bool = False) -> None:
-    """Run the tests; where it may, install the OpenSSH server that they need."""
+    """Run the tests; where it may, install the OpenSSH server and what else they need."""
     if not fast:
-        _provide_sshd()
+        _provide_programs()
     ignored = [f"--ignore={folder}" for folder in SLOW_TESTS] if fast else []
     raise Exit(code=_python("-m", "pytest", *ignored, *(["-k", k] if k else [])))
 
@@ -47,7 +54,7 @@ def lint(_: Context) -> None:
 
 @task(
     help={
-        "only": "one row: scripts, true, cpu or dryrun",
+        "only": "one row: scripts, true, cpu, dryrun or cut",
         "json": "write the numbers to this file, too",
         "repeat": "how often everything is measured; the medians count",
     }
@@ -60,24 +67,44 @@ def bench(_: Context, only: str = "", json: str = "", repeat: int = 3) -> None:
     raise Exit(code=_python("benchmarks/bench.py", *options))
 
 
+@task(
+    auto_shortflags=False,
+    help={
+        "minutes": "how long faults happen; some more until all jobs have ended",
+        "seed": "of the dice, as an earlier soak printed it (default: by chance)",
+        "hosts": "how many",
+        "keep": "keep its folder, which is kept anyway when something is wrong",
+    },
+)
+def soak(_: Context, minutes: float = 2.0, seed: str = "", hosts: int = 6, keep: bool = False) -> None:
+    """Run jobs on a pool where everything fails now and then; look that nothing is lost or runs twice."""
+    options = [f"--minutes={minutes:g}", f"--hosts={hosts}"]
+    options += [f"--seed={seed}"] if seed else []
+    options += ["--keep"] if keep else []
+    raise Exit(code=_python("tests/soak.py", *options))
+
+
 def _python(*args: str) -> int:
     """Run this interpreter in the checkout and give its exit code."""
     return subprocess.run([sys.executable, *args], cwd=ROOT, check=False).returncode
 
 
-def _provide_sshd() -> None:
-    """Install the OpenSSH server where that is possible and allowed; say in one line what happens."""
+def _provide_programs() -> None:
+    """Install what the tests need where that is possible and allowed; say in one line what happens."""
     search = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
-    if shutil.which("sshd", path=search):
+    missing = [program for program in NEEDED if shutil.which(program, path=search) is None]
+    if not missing:
         return
+    what = f"missing: {', '.join(missing)}"
+    install = " ".join([INSTALL, *(NEEDED[program] for program in missing)])
     sudo = _root_rights()
     if sudo is None or shutil.which("apt-get", path=search) is None:
-        tip = f"sudo {INSTALL}" if shutil.which("apt-get", path=search) else "install OpenSSH's server"
-        print(f"sshd is missing, so the tests that need it are skipped; to have them run: {tip}", flush=True)
+        tip = f"sudo {install}" if shutil.which("apt-get", path=search) else "install that"
+        print(f"{what}; the tests that need it are skipped; to have them run: {tip}", flush=True)
         return
-    print("sshd is missing: installing openssh-server (its service stays off)", flush=True)
-    steps = ["apt-get update", INSTALL]
-    if Path("/run/systemd/system").is_dir():  # where Debian starts what it installs
+    print(f"{what}; it is installed now (the service of sshd stays off)", flush=True)
+    steps = ["apt-get update", install]
+    if "sshd" in missing and Path("/run/systemd/system").is_dir():  # where Debian starts what it installs
         steps.append("{ systemctl disable --quiet --now ssh.service ssh.socket || true; }")
     script = "export DEBIAN_FRONTEND=noninteractive; " + " && ".join(steps)
     done = subprocess.run(

@@ -1,7 +1,8 @@
 """What `inv bench` runs: our speed beside the local machine and other programs, in one run, as a table.
 
 Rounds are interleaved, so that a slow minute of the machine hits everybody. The other programs are slow and
-take part in the first round only. The hosts are those of the tests: real sshd on loopback.
+take part in the first round only. The hosts are those of the tests: real sshd on loopback; for the row `cut`
+a pool of namespaces, for loopback has no cable.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import cut
 import peers
 from programs import Project
 from rich.console import Console
@@ -34,13 +36,17 @@ parser = argparse.ArgumentParser()
 parser.add_argument("-n", type=int)
 print(parser.parse_args().n ** 2)
 """
-ROWS = ("scripts", "true", "cpu", "dryrun")
+ROWS = ("scripts", "true", "cpu", "dryrun", "cut")
 OURS = "pisa_fab"
 
 
 @dataclass(slots=True)
 class Line:
-    """A line of the table. `bar` is what we want to reach, as a ratio to the floor or as the value itself."""
+    """A line of the table.
+
+    `bar` is what we want to reach: a ratio to the floor, or the value itself where there is no floor or
+    `bar_is_value` is set.
+    """
 
     row: str
     name: str
@@ -48,6 +54,7 @@ class Line:
     series: Series = field(default_factory=Series)
     floor: Line | None = None
     bar: float | None = None
+    bar_is_value: bool = False
     more_is_better: bool = False
     note: str = ""
 
@@ -61,7 +68,7 @@ class Line:
         """Whether the bar is reached, None where there is none."""
         if self.bar is None or not self.series.values:
             return None
-        reached = self.ratio if self.ratio is not None else self.series.value
+        reached = self.series.value if self.ratio is None or self.bar_is_value else self.ratio
         return reached >= self.bar if self.more_is_better else reached <= self.bar
 
     def cells(self) -> list[str]:
@@ -69,7 +76,8 @@ class Line:
         if not self.series.values:
             return [self.row, self.name, "-", "", "", "0", self.note]
         sign = "at least" if self.more_is_better else "at most"
-        bar = "" if self.bar is None else f"{sign} {self.bar:g}{' x' if self.floor else ' ' + self.unit}"
+        unit = " x" if self.floor and not self.bar_is_value else f" {self.unit}"
+        bar = "" if self.bar is None else f"{sign} {self.bar:g}{unit}"
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         verdict = {None: self.note, True: "met", False: "MISSED"}[self.met]
         value = f"{self.series.value:.4g} {self.unit}"
@@ -95,6 +103,7 @@ class Bench:
     """A folder with a project and hosts, and the rows measured on them."""
 
     def __init__(self, root: Path, repeat: int, say: Callable[[str], None]) -> None:
+        self.root = root
         self.repeat = repeat
         self.say = say
         self.home = root / "home"
@@ -114,7 +123,9 @@ class Bench:
         }
 
     def prepare(self) -> None:
-        """Start the hosts and write the project. Raises UnavailableError."""
+        """Start the hosts and write the project, once. Raises UnavailableError."""
+        if self.hosts.hosts:
+            return
         self.hosts.start(HOSTS)
         self.names = [host.name for host in self.hosts.hosts]
         peers.wrap_ssh(self.home / "bin", self.home / ".ssh" / "config")
@@ -135,16 +146,25 @@ class Bench:
             xargs = ["xargs", "-P2", "-n1", "python3", "script.py", "-n"]
             floor.series.values.append(self.measure(xargs, numbers).wall)
             ours.series.values.append(self.submit("scripts.yaml", SCRIPTS).wall)
-        where = (self.folder, "script.py")
-        self.peer("pisa-ssh", floor, lambda: peers.pisa_ssh(*where, SCRIPTS, self.names, SLOTS))
-        self.peer("GNU parallel", floor, lambda: peers.gnu_parallel(*where, self.names, SLOTS), numbers)
-        multiplexed = ["-M"]  # one connection a host for all jobs
-        self.peer(
-            "GNU parallel -M",
-            floor,
-            lambda: peers.gnu_parallel(*where, self.names, SLOTS, multiplexed),
-            numbers,
-        )
+        pool = (self.names, SLOTS)
+
+        def measured(command: list[str]) -> float:
+            cost = self.measure(command, numbers)
+            self.check(self.folder / peers.OUTPUT / "stdout", SCRIPTS)
+            return cost.wall
+
+        def pisa_ssh() -> float:
+            self.put_aside(self.folder / peers.OUTPUT)
+            return measured(peers.pisa_ssh(self.folder, "script.py", SCRIPTS, *pool))
+
+        def gnu_parallel(*options: str) -> float:
+            self.put_aside(self.folder / peers.OUTPUT)
+            return measured(peers.gnu_parallel(self.folder, "script.py", *pool, options))
+
+        self.peer(floor, "pisa-ssh", pisa_ssh)
+        self.peer(floor, "GNU parallel", gnu_parallel)
+        # With -M there is one connection a host for all jobs.
+        self.peer(floor, "GNU parallel -M", lambda: gnu_parallel("-M"))
 
     def true(self) -> None:
         """Jobs that do nothing: how many a second, the start of the command included."""
@@ -177,6 +197,23 @@ class Bench:
         for _ in range(3 * self.repeat):
             invoke.series.values.append(self.measure([inv, "--version"]).wall)
             ours.series.values.append(self.measure([inv, "dryrun", "-j", "small.yaml"]).wall)
+
+    def cut(self) -> None:
+        """A host whose cable is pulled: all jobs are done soon all the same."""
+        floor = self.line("cut", "xargs -P8, after 2 s -P6, local", "s")
+        ours = self.line("cut", OURS, "s", floor=floor, bar=13, bar_is_value=True)
+        rerun = self.line("cut", f"{OURS}, from the cut to the last rerun", "s")
+        try:
+            with cut.cut_scene(self.root / "cut", self.program("inv")) as scene:
+                self.say(f"cut: {cut.VICTIM} after {cut.CUT_AFTER:g} s, lease {cut.LEASE} s")
+                for _ in self.rounds("cut"):
+                    floor.series.values.append(scene.floor())
+                    cost = scene.ours()
+                    ours.series.values.append(cost.whole)
+                    rerun.series.values.append(cost.rerun)
+                self.peer(floor, "GNU parallel --timeout 5", scene.gnu_parallel)
+        except UnavailableError as error:
+            floor.note = str(error)
 
     # -- how ------------------------------------------------------------------------------------------------
 
@@ -233,17 +270,12 @@ class Bench:
         for _ in self.rounds("true"):
             self.trues.append((self.submit("many.yaml", TRUES), self.submit("one.yaml", 1)))
 
-    def peer(
-        self, name: str, floor: Line, command: Callable[[], list[str]], given: list[str] | None = None
-    ) -> None:
-        """Measure another program once, or note why it cannot be."""
-        line = self.line("scripts", name, "s", floor=floor)
-        self.say(f"scripts: {name}, once")
+    def peer(self, floor: Line, name: str, run: Callable[[], float]) -> None:
+        """Measure another program once, in the floor's row, or note why it cannot be."""
+        line = self.line(floor.row, name, "s", floor=floor)
+        self.say(f"{floor.row}: {name}, once")
         try:
-            self.put_aside(self.folder / peers.OUTPUT)
-            cost = self.measure(command(), given)
-            self.check(self.folder / peers.OUTPUT / "stdout", SCRIPTS)
-            line.series.values.append(cost.wall)
+            line.series.values.append(run())
         except (peers.NoPeerError, BrokenRunError) as error:
             line.note = str(error)
 
@@ -264,7 +296,6 @@ def scene(repeat: int, say: Callable[[str], None]) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="pisa-fab-bench.") as folder:
         bench = Bench(Path(folder), repeat, say)
         try:
-            bench.prepare()
             yield bench
         finally:
             bench.hosts.crash()
@@ -272,7 +303,8 @@ def scene(repeat: int, say: Callable[[str], None]) -> Iterator[Bench]:
 
 def show(bench: Bench, facts: Mapping[str, object], console: Console) -> None:
     """Print the table."""
-    title = f"medians, {HOSTS} hosts x {SLOTS} slots, {facts['cores']} cores, Python {facts['python']}"
+    pool = f"{HOSTS} hosts x {SLOTS} slots (cut: {cut.HOSTS} x {cut.SLOTS})"
+    title = f"medians, {pool}, {facts['cores']} cores, Python {facts['python']}"
     table = Table("row", "what", "value", "x floor", "bar", "runs", "", title=title)
     last = ""
     for line in bench.lines:
@@ -298,6 +330,8 @@ def main() -> int:
         with scene(max(1, options.repeat), lambda text: print(text, file=sys.stderr, flush=True)) as bench:
             for row in [options.only] if options.only else ROWS:
                 try:
+                    if row != "cut":
+                        bench.prepare()
                     getattr(bench, row)()
                 except BrokenRunError as error:
                     print(f"{row}: {error}", file=sys.stderr)

@@ -30,7 +30,9 @@ def write_assignments(batch: Batch, numbering: Numbering, records: Mapping[int, 
         with replacing(target) as file:
             write_table(file, columns(batch, numbering, records), rows(batch, numbering, records))
     except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror}") from error
+        raise RunError(
+            f"{target}: cannot be written: {error.strerror}", "is there room, and is it yours?"
+        ) from error
 
 
 def columns(batch: Batch, numbering: Numbering, records: Mapping[int, JobRecord]) -> list[str]:

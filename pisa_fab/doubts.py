@@ -22,12 +22,14 @@ class Doubt:
         until: when it is surely over.
         patience: seconds from silence to that moment: lease and margin that the attempt was started under.
         blamed: whether its host was lost (a loss), or only the head.
+        machine: where it was started, "" if that is not known; its host's name may lead elsewhere later.
     """
 
     started: AttemptStarted
     until: float
     patience: float
     blamed: bool
+    machine: str
 
 
 class Doubts:

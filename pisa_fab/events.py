@@ -7,7 +7,7 @@ Both are plain values: they compare with `==` and replay.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from signal import Signals
 
@@ -94,7 +94,7 @@ class RunOpened:
     head: str
     pid: int
     jobs: Sequence[int]
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     epoch: int = 1
 
 

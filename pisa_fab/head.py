@@ -105,12 +105,16 @@ class Head:
             finally:
                 self.roster.close()
             self.record(RunClosed(reason))
+            self.view.refresh(self.run.history, clock())
             self.run.sync()
         return reason
 
     def turn(self) -> None:
         """Wait for news, then do everything that follows from it."""
-        for item in self.wait():
+        news = self.wait()
+        # First of all: another head may have taken over while this PC stood still.
+        self.run.beat(clock())
+        for item in news:
             self.absorb(item)
         now = clock()
         self.roster.look(now)
@@ -121,7 +125,6 @@ class Head:
             self.look_for_common_failure()
         if self.save():
             self.deliver()
-        self.run.beat(now)
         self.view.refresh(self.run.history, now)
 
     def wait(self) -> list[Said | Closed | Wake]:
@@ -146,11 +149,18 @@ class Head:
         """Say how the run has ended, None while it goes on."""
         if self.scheduler.finished and not self.no_room:
             return "finished"
-        if self.stop_reason and (not self.scheduler.running or self.interrupts > 1 or clock() > self.stop_at):
+        if self.stop_reason and (self.is_at_rest() or self.interrupts > 1 or clock() > self.stop_at):
             return self.stop_reason
         if self.roster.nobody_is_left(clock()):
             return "no host"
         return None
+
+    def is_at_rest(self) -> bool:
+        """Say whether nothing runs any more; what was decided and never told to a worker does not."""
+        untold = [
+            message for pieces in self.outgoing.values() for message in pieces if message["op"] == "run"
+        ]
+        return len(self.scheduler.running) <= len(untold)
 
     def record(self, event: Event, now: float | None = None) -> None:
         """Journal an event, show it, and prepare what the worker has to be told of it."""
@@ -372,8 +382,13 @@ class Head:
 
     def part(self) -> None:
         """Send the workers home, wait a moment for them, and publish what they could not."""
-        if self.save():
-            self.deliver()
+        if not self.save():
+            lease = f"{self.cluster.lease:.0f} s"
+            self.view.say(
+                f"workers keep the results that found no room for {lease}: submit again before that"
+            )
+            return
+        self.deliver()
         for connection in self.roster:
             connection.contact.dismiss()
             if connection.contact.up:

@@ -245,7 +245,7 @@ def trust_nobody(connection: Connection) -> None:
 
 
 def trust_known_hosts(connection: Connection) -> None:
-    """Let a connection trust what the user's known_hosts say now: somebody may have accepted a key just so."""
+    """Let a connection trust what the user's known_hosts say now; somebody may have accepted a key."""
     target = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
     trusted = connection.client.get_host_keys()
     trusted.clear()

@@ -5,11 +5,13 @@ And the words for it that `status` shares. Nothing is known here that is not in 
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from pisa_fab.canary import Signature, signature
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
+    Ending,
     Event,
     HostCleared,
     HostLost,
@@ -50,9 +53,9 @@ class PlainView:
 
     def __init__(self, *, log: bool = False) -> None:
         self.log = log
-        self.deaf = False  # the terminal was closed, or the reader of a pipe has gone
         self.shown_at = float("-inf")
         self.out: set[str] = set()  # the hosts of which it was said that they get no jobs
+        self.refusing: set[str] = set()  # and that they can start nothing
 
     def __enter__(self) -> PlainView:
         """Begin to show."""
@@ -63,26 +66,48 @@ class PlainView:
 
     def say(self, text: str) -> None:
         """Show a line at once; when nobody can read any more, the run goes on all the same."""
-        if self.deaf:
-            return
-        try:
+        with self.as_long_as_anybody_reads():
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
+
+    @contextmanager
+    def as_long_as_anybody_reads(self) -> Iterator[None]:
+        """Write to standard output; once its terminal or reader is gone, all that is written is dropped."""
+        try:
+            yield
         except OSError:
-            self.deaf = True
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            if not can_write(sys.stderr.fileno()):
+                os.dup2(null, sys.stderr.fileno())
+            os.close(null)
 
     def happened(self, event: Event) -> None:
         """Show what somebody has to know, and with `--log` everything that is done."""
-        line = notable(event)
-        if isinstance(event, HostQuarantined):
-            if event.host in self.out and not self.log:
-                line = ""  # it has failed what it still had, which is no news
-            self.out.add(event.host)
-        elif isinstance(event, HostProbed):
-            self.out.discard(event.host)
-        line = line or (logged(event) if self.log else "")
+        known = not self.is_news(event)
+        line = ("" if known else notable(event)) or (logged(event) if self.log else "")
         if line:
             self.say(f"{time.strftime('%H:%M:%S')} {line}" if self.log else line)
+
+    def is_news(self, event: Event) -> bool:
+        """Take note of an event, and say whether it tells what was not said of its host already."""
+        match event:
+            case HostQuarantined():  # once more when it fails what it still had
+                known = self.out
+            case AttemptEnded() if event.outcome.ending is Ending.REFUSED:
+                known = self.refusing
+            case HostProbed():
+                self.out.discard(event.host)
+                return True
+            case AttemptEnded():
+                self.refusing.discard(event.host)
+                return True
+            case _:
+                return True
+        if event.host in known:
+            return False
+        known.add(event.host)
+        return True
 
     def refresh(self, history: History, now: float) -> None:
         """Show how far it is, every now and then."""
@@ -118,34 +143,44 @@ class BarView(PlainView):
     def __exit__(self, *problem: object) -> None:
         """Leave the last picture standing and give the terminal back."""
         if self.bar is not None:
-            self.bar.refresh()
-            self.bar.stop()
+            with self.as_long_as_anybody_reads():
+                self.bar.refresh()
+                self.bar.stop()
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""
         if self.bar is None:
             super().say(text)
         else:
-            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            with self.as_long_as_anybody_reads():
+                self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, history: History, now: float) -> None:
         """Draw the bar anew, unless it was just drawn."""
         if self.bar is None or self.id is None:
             return
         scheduler = history.scheduler
-        finished = scheduler.finished
-        if now >= self.shown_at + BAR_EVERY or finished:
+        if now >= self.shown_at + BAR_EVERY or scheduler.finished or history.closed:
             self.shown_at = now
             total = len(scheduler.jobs)
-            self.bar.update(
-                self.id, total=total, completed=total - scheduler.unfinished, standing=brief(history)
-            )
-            self.bar.refresh()
+            done = total - scheduler.unfinished
+            with self.as_long_as_anybody_reads():
+                self.bar.update(self.id, total=total, completed=done, standing=brief(history))
+                self.bar.refresh()
 
 
 def view(*, log: bool) -> PlainView:
     """Give the view that suits where standard output goes."""
     return BarView(log=log) if sys.stdout.isatty() else PlainView(log=log)
+
+
+def can_write(descriptor: int) -> bool:
+    """Say whether the terminal that is written to, if it is one, is still there."""
+    try:
+        os.write(descriptor, b"")
+    except OSError:
+        return False
+    return True
 
 
 # -- words --------------------------------------------------------------------------------------------------
@@ -215,6 +250,8 @@ def notable(event: Event) -> str:
             return f"{event.host}: gets no jobs for a while: {event.reason}{again}"
         case HostCleared():
             return f"{event.host}: did well again and gets all its slots"
+        case AttemptEnded() if event.outcome.ending is Ending.REFUSED:
+            return f"{event.host}: can start nothing at the moment: {event.outcome.tail}; it is tried again"
         case JobGivenUp():
             return f"{job_name(event.job)}: given up: lost with {', '.join(event.hosts)}"
     return ""
@@ -300,7 +337,7 @@ def hopeless(history: History) -> Iterator[str]:
             yield f"    {harmless(line)}"
     others = history.failed - sum(history.scheduler.state(r.job) is JobState.FAILED for r in results)
     if others:
-        yield f"  {plural(others, 'other job')} failed in other ways; see all with: status --failed"
+        yield f"  {plural(others, 'other job')} failed, too; see all with: status --failed"
     yield "mend the cause, then go on with all jobs: submit --retry-failed"
     yield "to have failing jobs stop nothing, put into the jobs file: stop_after: 0"
 

@@ -312,7 +312,7 @@ class Quarantine:
                 host.standing = Standing.PROBED
                 host.clear()
             else:
-                host.standing, host.excuses = Standing.TRUSTED, 0
+                host.standing = Standing.TRUSTED
             host.passed = False
             self._terms.pop(host.name, None)
         self._move(host)
@@ -330,7 +330,6 @@ class Quarantine:
             host.excuses = 0 if host.proven else min(EXCUSES, len(jobs))
             host.standing = Standing.QUARANTINED
             self._terms[host.name] = now + min(QUARANTINE * 2 ** min(host.terms - 1, 10), LONGEST_QUARANTINE)
-        host.passed = False
         host.clear()
 
     def _on_succeeded(self, job: int, host: _Host) -> None:
@@ -373,7 +372,7 @@ class Quarantine:
         for name in list(self._suspected):
             self._review(self._hosts[name])
         if accused.standing is Standing.QUARANTINED:
-            self._terms[accused.name] = min(self._terms[accused.name], now)
+            self._terms[accused.name] = now
             self._move(accused)
 
     def _on_refused(self, host: _Host, now: float) -> None:

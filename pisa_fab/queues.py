@@ -23,6 +23,7 @@ class Queues:
         self.jobs: Sequence[int] = ()
         self.hopeless: OrderedDict[int, None] = OrderedDict()
         self._cursor = 0  # no fresh job of the batch stands before it
+        self._alone: OrderedDict[int, str] = OrderedDict()
         self._first: OrderedDict[int, str] = OrderedDict()
         self._last: OrderedDict[int, str] = OrderedDict()
 
@@ -30,8 +31,16 @@ class Queues:
         """Begin with another batch, and nothing queued."""
         self.jobs = jobs
         self._cursor = 0
-        for queue in (self._first, self._last, self.hopeless):
+        for queue in (self._alone, self._first, self._last, self.hopeless):
             queue.clear()
+
+    def put_alone(self, job: int, avoid: str) -> None:
+        """Queue a job that is not to run beside others of its kind."""
+        self._alone[job] = avoid
+
+    def last_chances(self) -> list[tuple[int, str]]:
+        """Give those jobs, and the host that each is to avoid, as they are now."""
+        return list(self._alone.items())
 
     def put_first(self, job: int, avoid: str) -> None:
         """Queue a job before the fresh ones."""
@@ -43,6 +52,7 @@ class Queues:
 
     def remove(self, job: int) -> None:
         """Take a job out of every queue."""
+        self._alone.pop(job, None)
         self._first.pop(job, None)
         self._last.pop(job, None)
         self.hopeless.pop(job, None)
@@ -59,7 +69,7 @@ class Queues:
         jobs = self.jobs
         while self._cursor < len(jobs):
             job = jobs[self._cursor]
-            if state[job] == waiting and job not in self._last:
+            if state[job] == waiting and job not in self._last and job not in self._alone:
                 return job, ""
             self._cursor += 1
         if self._last:
@@ -69,5 +79,5 @@ class Queues:
 
     def snapshot(self, without: Collection[int]) -> list[list[int]]:
         """Give the queues without these jobs."""
-        queues = (self._first, self._last, self.hopeless)
+        queues = (self._alone, self._first, self._last, self.hopeless)
         return [[job for job in queue if job not in without] for queue in queues]

@@ -199,8 +199,10 @@ def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
             with told(layout.attempts):
                 run.publish_leftovers()
             yield run
+            run.sync()
         finally:
-            journal.close()
+            with contextlib.suppress(OSError):  # whoever was not told of it above has another reason to end
+                journal.close()
 
 
 def read_history(root: Path) -> History:

@@ -17,15 +17,13 @@ Rules that a reader may want to know:
 - The death of a head makes doubts too, but is no host's fault: it counts as no loss.
 - A doubt ends early when its host is heard of again: the worker was taken up and still has the attempt, or
   never got it, or is a new one on the same machine, where nothing of the old one is left.
+- A job that is given up if it is lost once more runs beside no other such job.
 - A failure that a quarantined host is to blame for is forgiven: it counts as if it had not been.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
 from collections.abc import Iterator, KeysView, Sequence
-from itertools import compress
 
 from pisa_fab.doubts import Doubt, Doubts
 from pisa_fab.events import (
@@ -56,16 +54,10 @@ from pisa_fab.model import Policy
 from pisa_fab.quarantine import Quarantine, Standing
 from pisa_fab.queues import Queues
 from pisa_fab.slots import Slots
-from pisa_fab.transitions import FINAL, TRANSITIONS, Happening
+from pisa_fab.states import WAITING, States
+from pisa_fab.transitions import Happening
 
 Decision = AttemptStarted | JobGivenUp | HostQuarantined | HostProbed | HostCleared
-
-
-# A million states are a million bytes; a byte is a state's place in the enumeration, 0 is WAITING.
-_STATES = tuple(JobState)
-_CODES = {state: code for code, state in enumerate(_STATES)}
-_WAITING = _CODES[JobState.WAITING]
-_NEXT = {(_CODES[old], what): _CODES[new] for (old, what), new in TRANSITIONS.items()}
 
 
 class Scheduler:
@@ -82,10 +74,7 @@ class Scheduler:
         self.running: dict[int, AttemptStarted] = {}
         self.doubts = Doubts()
         self._queues = Queues()
-        self._state = bytearray()
-        self._wanted = bytearray()  # 1 for the jobs of the batch
-        self._attempts = array("Q")  # the highest number ever seen
-        self._counts = [0] * len(_STATES)
+        self._states = States()
         self._failures: dict[int, tuple[str, ...]] = {}  # the hosts where a job failed
         self._losses: dict[int, tuple[str, ...]] = {}  # the hosts that were lost with it
         self._hosts = Slots()
@@ -97,20 +86,15 @@ class Scheduler:
 
     def state(self, job: int) -> JobState:
         """Say where a job stands; a job that nothing is known of is waiting."""
-        return _STATES[self._state[job]] if 0 <= job < len(self._state) else JobState.WAITING
+        return self._states[job]
 
     def counts(self) -> dict[JobState, int]:
         """Count the batch's jobs in each state."""
-        return dict(zip(_STATES, self._counts, strict=True))
+        return self._states.counts()
 
     def jobs_in(self, state: JobState) -> Iterator[int]:
         """Give the batch's jobs that are in this state, ascending."""
-        code = _CODES[state]
-        job = self._state.find(code)
-        while job >= 0:
-            if self._wanted[job]:
-                yield job
-            job = self._state.find(code, job + 1)
+        return self._states.jobs_in(state)
 
     def lost_with(self, job: int) -> tuple[str, ...]:
         """Name the hosts that were lost with this job, in that order."""
@@ -125,7 +109,7 @@ class Scheduler:
     @property
     def unfinished(self) -> int:
         """How many of the batch's jobs are in no final state."""
-        return len(self.jobs) - sum(self._counts[_CODES[state]] for state in FINAL)
+        return len(self.jobs) - self._states.final()
 
     @property
     def finished(self) -> bool:
@@ -161,8 +145,8 @@ class Scheduler:
         return {
             "policy": self.policy,
             "jobs": tuple(self.jobs),
-            "states": bytes(self._state),
-            "attempts": self._attempts.tolist(),
+            "states": bytes(self._states.codes),
+            "attempts": self._states.attempts.tolist(),
             "counts": self.counts(),
             "failures": self._failures.copy(),
             "losses": self._losses.copy(),
@@ -195,15 +179,33 @@ class Scheduler:
         for decision in decisions:
             self.apply(decision, now)
         self._set_slots()
-        while (found := self._queues.next(self._state, _WAITING)) is not None:
-            job, avoid = found
-            host = self._hosts.pick(avoid)
+        decisions += self._start_last_chances()
+        while (found := self._queues.next(self._states.codes, WAITING)) is not None:
+            host = self._hosts.pick(found[1])
             if host is None:
                 break
-            started = AttemptStarted(job, self._attempts[job] + 1, host)
-            self._on_started(started)
-            decisions.append(started)
+            decisions.append(self._start(found[0], host))
         return decisions
+
+    def _start(self, job: int, host: str) -> AttemptStarted:
+        started = AttemptStarted(job, self._states.attempts[job] + 1, host)
+        self._on_started(started)
+        return started
+
+    def _start_last_chances(self) -> Iterator[AttemptStarted]:
+        """Start the jobs that are given up if they are lost once more, one at most on each host.
+
+        One of them may be what took the hosts down, and must not take the others with it.
+        """
+        waiting = self._queues.last_chances()
+        if not waiting:
+            return
+        closed = {started.host for job, started in self.running.items() if self._has_last_chance(job)}
+        for job, avoid in waiting:
+            host = self._hosts.pick(avoid, closed)
+            if host is not None:
+                closed.add(host)
+                yield self._start(job, host)
 
     # -- what has happened ---------------------------------------------------------------------------
 
@@ -234,30 +236,10 @@ class Scheduler:
                 pass
         return []
 
-    def _move(self, job: int, what: Happening) -> bool:
-        """Make the transition, if there is one."""
-        self._know(job)
-        old = self._state[job]
-        new = _NEXT.get((old, what))
-        if new is None:
-            return False
-        self._state[job] = new
-        if self._wanted[job]:
-            self._counts[old] -= 1
-            self._counts[new] += 1
-        return True
-
-    def _know(self, job: int) -> None:
-        missing = job + 1 - len(self._state)
-        if missing > 0:
-            self._state.extend(bytes(missing))
-            self._wanted.extend(bytes(missing))
-            self._attempts.frombytes(bytes(missing * self._attempts.itemsize))
-
     def _on_started(self, event: AttemptStarted) -> None:
         job = event.job
-        moved = self._move(job, Happening.STARTED)
-        self._attempts[job] = max(self._attempts[job], event.attempt)
+        moved = self._states.move(job, Happening.STARTED)
+        self._states.saw(job, event.attempt)
         if not moved:
             return
         if job in self.doubts:  # so the doubt is over
@@ -271,14 +253,13 @@ class Scheduler:
 
     def _on_ended(self, event: AttemptEnded, now: float) -> Action:
         job, attempt, host = event.job, event.attempt, event.host
-        if 0 <= job < len(self._state):  # also of an attempt whose start a torn journal forgot
-            self._attempts[job] = max(self._attempts[job], attempt)
+        self._states.saw(job, attempt)  # also one whose start a torn journal forgot
         doubt = self.doubts.get(job)
         current = doubt.started if doubt else self.running.get(job)
         if current is None or (current.attempt, current.host) != (attempt, host):
             return Discard(job, attempt, host)
         what = self._judge(event)
-        self._move(job, what)
+        self._states.move(job, what)
         if doubt:
             self.doubts.end(job)
             self._queues.remove(job)
@@ -288,7 +269,7 @@ class Scheduler:
         self._quarantine.ended(event, now)
         if what in (Happening.FAILED, Happening.FAILED_ONCE):
             self._failures[job] = (*self._failures.get(job, ()), host)
-        if what is Happening.FAILED_ONCE and self._wanted[job]:
+        if what is Happening.FAILED_ONCE and self._states.wanted[job]:
             self._queues.put_last(job, host)
         elif what is Happening.STOPPED:
             self._queue_first(job, host if event.outcome.ending is Ending.REFUSED else "")
@@ -307,25 +288,26 @@ class Scheduler:
     def _on_host_ready(self, event: HostReady) -> list[Action]:
         """Take a host in, and settle what was in doubt there.
 
-        A worker that was taken up again knows what it runs. Any other has made sure that it is alone on its
-        machine; if that is the machine of before, nothing that ran there is left.
+        A worker that was taken up again knows what runs on its machine. Any other has made sure that it is
+        alone there. Neither knows of another machine that the name has led to before.
         """
         host = event.host
-        proves = bool(event.machine) and event.machine == self._machines.get(host)
         self._machines[host] = event.machine
         self._quarantine.ready(host, event.slots, resumed=event.resumed)
         self._hosts.ready(host, self._quarantine.slots(host))
-        doubted = [(job, doubt.started) for job, doubt in self.doubts.items() if doubt.started.host == host]
-        for job, started in doubted:
-            if (job, started.attempt) in event.holds:
-                self._move(job, Happening.FOUND)
+        doubted = [(job, doubt) for job, doubt in self.doubts.items() if doubt.started.host == host]
+        for job, doubt in doubted:
+            if (job, doubt.started.attempt) in event.holds:
+                self._states.move(job, Happening.FOUND)
                 self.doubts.end(job)
-                self._run(started)
+                self._run(doubt.started)
+            elif not event.machine or event.machine != doubt.machine:
+                pass  # it may run there still
             elif event.resumed:  # the order was lost with the connection
-                self._move(job, Happening.UNKNOWN_THERE)
+                self._states.move(job, Happening.UNKNOWN_THERE)
                 self.doubts.end(job)
                 self._queue_first(job, "")
-            elif proves:
+            else:
                 self._end_with_host(job)
         running = {(job, started.attempt) for job, started in self.running.items() if started.host == host}
         return [Stop(job, attempt, host) for job, attempt in event.holds if (job, attempt) not in running]
@@ -343,16 +325,17 @@ class Scheduler:
     def _on_host_lost(self, event: HostLost, now: float) -> None:
         patience = self.policy.lease + self.policy.margin
         self._quarantine.gone(event.host)
+        machine = self._machines.get(event.host, "")
         for job in self._hosts.lose(event.host):
-            doubt = Doubt(self.running.pop(job), now + patience, patience, blamed=True)
-            self.doubts.put(job, doubt, watch=bool(self._wanted[job]))
+            doubt = Doubt(self.running.pop(job), now + patience, patience, blamed=True, machine=machine)
+            self.doubts.put(job, doubt, watch=bool(self._states.wanted[job]))
             if event.worker_ended:
                 self._end_with_host(job)
             else:
-                self._move(job, Happening.HOST_SILENT)
+                self._states.move(job, Happening.HOST_SILENT)
 
     def _end_with_host(self, job: int) -> None:
-        self._move(job, Happening.HOST_ENDED)
+        self._states.move(job, Happening.HOST_ENDED)
         self._count_loss(job)
         self._queue_lost(job)
 
@@ -367,19 +350,19 @@ class Scheduler:
         """Let a job's failures on a host not count; one that has failed for good is run again."""
         if left := tuple(other for other in self._failures.pop(job, ()) if other != host):
             self._failures[job] = left
-        if self._move(job, Happening.FORGIVEN):
+        if self._states.move(job, Happening.FORGIVEN):
             self._queue_first(job, host)
 
     # -- the user ------------------------------------------------------------------------------------
 
     def _on_given_up(self, event: JobGivenUp) -> None:
-        if self._move(event.job, Happening.GIVEN_UP):
+        if self._states.move(event.job, Happening.GIVEN_UP):
             self.doubts.end(event.job)
             self._losses[event.job] = event.hosts
             self._queues.remove(event.job)
 
     def _on_reopened(self, event: JobsReopened) -> None:
-        moved = [job for job in event.jobs if self._move(job, Happening.REOPENED)]
+        moved = [job for job in event.jobs if self._states.move(job, Happening.REOPENED)]
         for job in moved:
             self._failures.pop(job, None)
             self._losses.pop(job, None)
@@ -389,39 +372,32 @@ class Scheduler:
     def _on_run_opened(self, event: RunOpened, now: float) -> None:
         before = self.policy.lease + self.policy.margin
         for job, started in self.running.items():
-            self._move(job, Happening.HEAD_GONE)
-            self.doubts.put(job, Doubt(started, now, before, blamed=False), watch=False)
+            self._states.move(job, Happening.HEAD_GONE)
+            machine = self._machines.get(started.host, "")
+            self.doubts.put(job, Doubt(started, now, before, blamed=False, machine=machine), watch=False)
         self.running.clear()
         self._hosts = Slots()
         self._quarantine = Quarantine()
         self.policy = event.policy
-        self._set_jobs(event.jobs)
+        self._queues.start(event.jobs)
+        self._states.want(event.jobs)
         for job in [job for job, hosts in self._failures.items() if len(hosts) <= event.policy.retries]:
             self._allow(job, JobState.FAILED)
         for job in [job for job, hosts in self._losses.items() if hosts and not self._is_hopeless(job)]:
             self._allow(job, JobState.LOST)
         # The old deadlines were of another head's clock.
-        self.doubts.renew(now, event.policy.lease + event.policy.margin, self._wanted)
+        self.doubts.renew(now, event.policy.lease + event.policy.margin, self._states.wanted)
         self._queue_all()
 
-    def _set_jobs(self, jobs: Sequence[int]) -> None:
-        self._queues.start(jobs)
-        self._know(max(jobs, default=-1))
-        self._wanted = bytearray(len(self._state))
-        for job in jobs:
-            self._wanted[job] = 1
-        found = Counter(compress(self._state, self._wanted))
-        self._counts = [found[code] for code in range(len(_STATES))]
-
     def _allow(self, job: int, state: JobState) -> None:
-        if self._wanted[job] and self.state(job) is state:
-            self._move(job, Happening.ALLOWED)
+        if self._states.wanted[job] and self.state(job) is state:
+            self._states.move(job, Happening.ALLOWED)
 
     def _queue_all(self) -> None:
-        for job in [job for job in self._losses if self._state[job] == _WAITING]:
+        for job in [job for job in self._losses if self._states.is_waiting(job)]:
             self._queue_lost(job)
         for job, hosts in self._failures.items():
-            if self._wanted[job] and self._state[job] == _WAITING and job not in self._losses:
+            if self._states.is_waiting(job) and job not in self._losses:
                 self._queues.put_last(job, hosts[-1])
 
     # -- losses --------------------------------------------------------------------------------------
@@ -436,14 +412,20 @@ class Scheduler:
     def _is_hopeless(self, job: int) -> bool:
         return len(self.lost_with(job)) >= max(1, self.policy.max_losses)
 
+    def _has_last_chance(self, job: int) -> bool:
+        return 0 < len(self.lost_with(job)) == self.policy.max_losses - 1
+
     def _queue_first(self, job: int, avoid: str) -> None:
-        if self._wanted[job]:
+        if self._states.wanted[job]:
             self._queues.put_first(job, avoid)
 
     def _queue_lost(self, job: int) -> None:
-        if not self._wanted[job]:
+        if not self._states.wanted[job]:
             return
+        avoid = next(reversed(self.lost_with(job)), "")
         if self._is_hopeless(job):
             self._queues.hopeless[job] = None
+        elif self._has_last_chance(job):
+            self._queues.put_alone(job, avoid)
         else:
-            self._queues.put_first(job, next(reversed(self.lost_with(job)), ""))
+            self._queues.put_first(job, avoid)

@@ -7,6 +7,7 @@ operation is O(1): hosts with a free slot stand in levels, by how many jobs they
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 
 class ReadyHost:
@@ -59,14 +60,19 @@ class Slots:
             host.jobs.pop(job, None)
             self._enter_level(host)
 
-    def pick(self, avoid: str) -> str | None:
-        """Give the host with a free slot that runs the fewest jobs; `avoid` only if there is no other."""
+    def pick(self, avoid: str, closed: Collection[str] = ()) -> str | None:
+        """Give the host with a free slot that runs the fewest jobs; `avoid` only if there is no other.
+
+        Never one that is `closed`.
+        """
         levels = self._levels
         while self._lowest < len(levels) and not levels[self._lowest]:
             self._lowest += 1
         avoided = None
         for place in range(self._lowest, len(levels)):
             for name in levels[place]:
+                if name in closed:
+                    continue
                 if name != avoid:
                     return name
                 avoided = name

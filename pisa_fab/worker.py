@@ -1134,13 +1134,22 @@ class Worker:
         self.report(
             attempt,
             attempt.ending or ("exited" if exited else "signalled"),
-            tail="" if code == 0 and not attempt.ending else attempt.tail(self.folders["attempts"]),
+            tail="" if code == 0 and not attempt.ending else self.last_words(attempt),
             exit_code=code,
             signal=number,
             user=round(usage.ru_utime, 4),
             system=round(usage.ru_stime, 4),
             memory=usage.ru_maxrss * 1024,
         )
+
+    def last_words(self, attempt: Attempt) -> str:
+        """Give the end of its standard error; what it could not write because the disk is full, we say."""
+        folder = self.folders["attempts"]
+        tail = attempt.tail(folder)
+        room = os.fstatvfs(folder)
+        if not tail and (room.f_bavail == 0 or (room.f_files and room.f_favail == 0)):
+            return "(nothing on its standard error, and there is no room left for its output)"
+        return tail
 
     def report(self, attempt: Attempt, ending: str, **details: object) -> None:
         """Tell the head that an attempt has ended, and keep that until it is acknowledged."""

@@ -120,7 +120,7 @@ class Pc:
             moving = [process for process in self.processes() if process.state not in "Tt"]
             for process in moving:
                 process.send(signal.SIGSTOP)
-            return not moving
+            return all(map(stops_soon, moving))
 
         wait_for(frozen, f"{self.name} to freeze")
 
@@ -397,6 +397,16 @@ def status_of(process: Process, key: str) -> list[str]:
     except OSError:
         return []
     return next((line.split()[1:] for line in lines if line.startswith(f"{key}:")), [])
+
+
+def stops_soon(process: Process) -> bool:
+    """Whether a process is within the kernel and stops before it runs again.
+
+    One that has started another with vfork cannot stop before that one has executed its program, which it
+    never does when it was stopped itself.
+    """
+    pending = status_of(process, "ShdPnd")
+    return process.state == "D" and bool(pending) and bool(int(pending[0], 16) >> signal.SIGSTOP - 1 & 1)
 
 
 def user_of(process: Process) -> int | None:

@@ -1,9 +1,9 @@
 """A whole pool in simulated time: hosts die, go silent and come back, messages come late, twice or never.
 
 The workers here keep the real worker's contract, and no more: they run what they are told until they are
-done or have heard nothing for a lease, and repeat a result until it is acknowledged. The head is the real
-scheduler, history and journal format. Whether attempts overlap is seen from what the workers did, not from
-our events.
+done or have heard nothing for a lease, repeat a result until it is acknowledged, and until then can be taken
+up again with all that they hold. The head is the real scheduler, history and journal format. Whether attempts
+overlap is seen from what the workers did, not from our events.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from itertools import count, pairwise
 
 import pytest
 
-from pisa_fab.history import History
-from pisa_fab.journal import decode, encode
-from pisa_fab.model import (
+from pisa_fab.events import (
     Accept,
     AttemptEnded,
     AttemptStarted,
@@ -29,9 +27,13 @@ from pisa_fab.model import (
     HostReady,
     JobState,
     Outcome,
-    Policy,
     RunOpened,
+    SlotsChanged,
+    Stop,
 )
+from pisa_fab.history import History
+from pisa_fab.journal import decode, encode
+from pisa_fab.model import Policy
 
 JOBS = 300
 HOSTS = [f"pc{number:02d}" for number in range(12)]
@@ -70,9 +72,12 @@ class Simulation:
         self.history = History()
         self.generation = 0  # of the head; messages to an earlier one are lost
         self.workers: dict[str, Worker] = {}  # those that the head talks to
+        self.latest: dict[str, Worker] = {}  # the last one of each host; it may live on unheard
         self.intervals: dict[int, list[tuple[float, float]]] = defaultdict(list)  # when a job really ran
         self.succeeded: list[int] = []
         self.accidents: set[str] = set()
+        self.taken_up = 0  # workers
+        self.adopted = 0  # attempts that they were running
 
     # -- time ----------------------------------------------------------------------------------------
 
@@ -100,10 +105,13 @@ class Simulation:
                 assert isinstance(event, AttemptEnded)
                 assert event.outcome.succeeded
                 self.succeeded.append(action.job)
-            self.send_acknowledgement(action.host, (action.job, action.attempt))
+            if isinstance(action, Stop):
+                self.send_stop(action.host, (action.job, action.attempt))
+            else:
+                self.send_acknowledgement(action.host, (action.job, action.attempt))
 
     def open_run(self) -> None:
-        """A head comes up: it replays the journal, and every host gets a new worker after a while."""
+        """A head comes up: it replays the journal, and every host gets a worker, or its own again."""
         self.generation += 1
         self.workers = {}
         self.history = History()
@@ -119,8 +127,8 @@ class Simulation:
         decisions = self.history.decide(self.now, self.now)
         for decision in decisions:
             self.journal.append(encode(self.now, decision))
-            assert isinstance(decision, AttemptStarted)
-            self.order_start(self.workers[decision.host], decision)
+            if isinstance(decision, AttemptStarted):
+                self.order_start(self.workers[decision.host], decision)
         wake_at = self.history.scheduler.wake_at()
         if wake_at is not None:
             assert wake_at > self.now
@@ -131,12 +139,25 @@ class Simulation:
 
         def connect() -> None:
             if generation == self.generation and host not in self.workers:
-                slots = self.random.randint(1, 4)
-                self.workers[host] = Worker(host, slots, self.now)
-                self.happen(HostReady(host, slots))
-                self.lookup(self.workers[host])
+                worker = self.latest.get(host)
+                if worker is not None and worker.alive:
+                    self.take_up(worker)
+                else:
+                    worker = Worker(host, self.random.randint(1, 4), self.now)
+                    self.workers[host] = self.latest[host] = worker
+                    self.happen(HostReady(host, worker.slots, machine=host))
+                    self.lookup(worker)
 
-        self.later(self.random.uniform(0.5, 90.0), connect)
+        self.later(self.random.uniform(0.5, self.random.choice([POLICY.lease / 3, 90.0])), connect)
+
+    def take_up(self, worker: Worker) -> None:
+        """A worker is found again by its host's next connection, maybe that of another head."""
+        self.taken_up += 1
+        self.adopted += len(worker.running)
+        worker.cut, worker.heard_at = False, self.now
+        self.workers[worker.host] = worker
+        holds = (*worker.running, *worker.unacknowledged)
+        self.happen(HostReady(worker.host, worker.slots, machine=worker.host, resumed=True, holds=holds))
 
     def lose(self, worker: Worker, *, ended: bool) -> None:
         """The head notices, or decides, that a host is gone; it tries to come back with a new worker."""
@@ -167,6 +188,10 @@ class Simulation:
         worker = self.workers.get(host)
         if worker is not None and not worker.cut and self.random.random() < 0.9:
             self.later(self.delay(), lambda: worker.unacknowledged.pop(attempt, None) and None)
+
+    def send_stop(self, host: str, attempt: tuple[int, int]) -> None:
+        worker = self.workers[host]
+        self.later(self.delay(), lambda: self.end(worker, attempt, STOPPED))
 
     def report(self, worker: Worker, attempt: tuple[int, int]) -> None:
         """Send a result again and again until it is acknowledged, or nobody is left to do so."""
@@ -242,12 +267,12 @@ class Simulation:
                 self.later(self.random.uniform(1.0, POLICY.lease), lambda: setattr(worker, "cut", False))
         else:
             worker.slots = max(worker.slots, slots := self.random.randint(0, 4))
-            self.happen(HostReady(worker.host, slots))
+            self.happen(SlotsChanged(worker.host, slots))
             self.later(30.0, lambda: self.restore(worker))
 
     def restore(self, worker: Worker) -> None:
         if self.workers.get(worker.host) is worker:
-            self.happen(HostReady(worker.host, worker.slots))
+            self.happen(SlotsChanged(worker.host, worker.slots))
 
     # -- what must hold ------------------------------------------------------------------------------
 
@@ -291,3 +316,5 @@ def test_every_job_succeeds_exactly_once_whatever_dies(seed: int) -> None:
     simulation.run()
     simulation.check_end()
     assert simulation.accidents  # or the seed showed nothing
+    assert simulation.taken_up
+    assert simulation.adopted

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pisa_fab import lock
 from pisa_fab.errors import RunError
-from pisa_fab.link import Closed, Link, bootstrap, skip_greeting
+from pisa_fab.link import Link, bootstrap, skip_greeting
 from pisa_fab.progress import duration
 
 MARKER = b"pisa_fab worker abc\n"

@@ -192,6 +192,19 @@ def test_probes_with_the_job_that_failed_there_do_not_use_up_its_forgiveness() -
     assert pool.settle(now) == [HostQuarantined("b", reason, (10, 11, 0))]
 
 
+def test_a_trusted_host_that_fails_the_same_jobs_again_uses_up_their_forgiveness() -> None:
+    pool = Pool(1, 1)
+    for turn in range(MOST_FORGIVEN):
+        pool.end("a", [0, 1, 2])
+        now = turn * QUARANTINE
+        assert pool.settle(now) == [HostQuarantined("a", IN_A_ROW, (0, 1, 2))]
+        pool.settle(now + QUARANTINE)
+        pool.end("a", [9], GOOD)
+        assert pool.settle(now + QUARANTINE) == [HostCleared("a")]
+    pool.end("a", [0, 1, 2])
+    assert pool.decide(0.0) == []
+
+
 def test_hosts_that_fail_the_same_job_again_and_again_do_not_end_it_a_third_does() -> None:
     pool = Pool(*[1] * 6)
     for host in "ab":
@@ -257,6 +270,13 @@ def test_jobs_that_failed_on_two_hosts_and_then_succeed_are_evidence_against_bot
     pool.end("b", [0, 1])
     pool.end("c", [0, 1], GOOD)
     assert [verdict.host for verdict in pool.settle()] == ["a", "b"]
+
+
+def test_a_host_with_a_row_and_evidence_against_it_is_quarantined_once() -> None:
+    pool = Pool(1, 1, 1, 1)
+    pool.end("a", range(5))
+    pool.end("b", [0, 1], GOOD)
+    assert [verdict.host for verdict in pool.settle()] == ["a"]
 
 
 # -- never all ---------------------------------------------------------------------------------------
@@ -441,6 +461,17 @@ def test_a_probed_host_has_no_slot_where_it_has_none() -> None:
     assert pool.slots("a") == 0
 
 
+def test_a_host_that_passed_its_probe_is_a_comparison_at_once() -> None:
+    pool = pool_with_a_out()
+    pool.end("b", [10])
+    pool.end("c", [11, 12, 13])
+    pool.ready("d", 2)
+    pool.end("d", [14])
+    assert pool.settle(QUARANTINE) == [HostProbed("a")]
+    pool.end("a", [9], GOOD)
+    assert [verdict.host for verdict in pool.settle(QUARANTINE)] == ["a", "c"]
+
+
 # -- excuses -----------------------------------------------------------------------------------------
 
 
@@ -553,6 +584,49 @@ def test_an_excuse_comes_too_late_for_a_probe_but_not_for_the_rows() -> None:
     assert pool.snapshot()["leniency"] == 2
 
 
+def test_a_late_excuse_does_not_shorten_the_rows() -> None:
+    pool = Pool(*[1] * 8)
+    for host, first in (("a", 0), ("b", 10)):
+        pool.end(host, range(first, first + 3))
+        pool.settle()
+    pool.end("c", [10])
+    pool.end("d", [11])  # excuses b
+    pool.settle()
+    pool.end("b", [19], GOOD)
+    pool.settle()
+    pool.end("b", range(20, 26))
+    assert [verdict.host for verdict in pool.settle()] == ["b"]
+    pool.end("e", [20])
+    pool.end("f", [21])  # and again
+    assert pool.settle() == [HostProbed("b")]
+    pool.end("g", [0])
+    pool.end("h", [1])  # excuses a
+    assert pool.settle() == [HostProbed("a")]
+    assert pool.snapshot()["leniency"] == 4
+
+
+def test_a_job_speaks_for_the_host_that_it_was_forgiven_last() -> None:
+    pool = Pool(*[1] * 6)
+    pool.end("a", [0, 1, 2])
+    pool.settle()
+    pool.end("b", [9, 0, 1])
+    assert [verdict.host for verdict in pool.settle()] == ["b"]
+    pool.end("c", [0])
+    pool.end("d", [1])
+    assert pool.settle() == [HostProbed("b")]
+
+
+def test_a_host_that_passed_its_probe_needs_no_excuse() -> None:
+    pool = pool_with_a_out()
+    pool.settle(QUARANTINE)
+    pool.end("a", [9], GOOD)
+    pool.settle(QUARANTINE)
+    pool.end("b", [0])
+    pool.end("c", [1])
+    assert pool.settle(QUARANTINE) == []
+    assert pool.snapshot()["leniency"] == 1
+
+
 def test_there_is_no_excuse_where_jobs_succeeded_elsewhere() -> None:
     pool = Pool(8, 8, 8)
     pool.end("a", range(5))
@@ -562,6 +636,12 @@ def test_there_is_no_excuse_where_jobs_succeeded_elsewhere() -> None:
     pool.end("b", [2])
     pool.end("c", [3])
     assert pool.settle(QUARANTINE - 1) == []
+    pool.settle(QUARANTINE)
+    pool.end("a", [9])
+    pool.settle(QUARANTINE)
+    pool.end("b", [10], GOOD)
+    pool.end("b", [9])  # its probe may be excused, but no row had misled
+    assert pool.settle(QUARANTINE) == [HostProbed("a")]
     assert pool.snapshot()["leniency"] == 1
 
 
@@ -934,6 +1014,7 @@ class Fickle:
 def test_a_batch_of_which_much_fails_by_itself_takes_hardly_longer(
     seconds: float, slots: int, seed: int
 ) -> None:
+    # The mean is 1.03 to 1.06; of other seeds, up to 4 in 100 are above 1.15 where jobs take only 10 seconds.
     batch = Fickle(800 * slots, 0.4, seconds, seed)
     run = Run(dict.fromkeys("abcdefgh", slots), len(batch.times), batch)
     assert run.lead(until=1e9) <= 1.15 * sum(batch.times) / (8 * slots)
