@@ -100,11 +100,19 @@ class Contact:
             self.tries, trouble = 0, Trouble.BROKEN
         self.up, self.ready, self.trouble = False, False, trouble
         pace = PACES[trouble]
-        wait = min(pace.first * 2.0**self.tries, pace.longest)
+        longest = pace.longest
+        if trouble is Trouble.AWAY and self.answered_at:
+            longest = min(longest, max(pace.first, self.lease))  # it was here, and may be back any moment
+        wait = min(pace.first * 2.0**self.tries, longest)
         if now < self.answered_at + self.lease and trouble is not Trouble.PERSON:
             wait = min(wait, self.lease / 8)  # there may be a worker to save
         self.call_at = now + wait * (1 + SPREAD * chance)
         self.tries += 1
+
+    def hurry(self, now: float) -> None:
+        """Call now, if it is to be called at all."""
+        if self.call_at is not None:
+            self.call_at = now
 
     def dismiss(self) -> None:
         """Never call again."""

@@ -225,7 +225,7 @@ class Head:
         if op == "ended":
             outcome = messages.outcome_of(message["outcome"])
             self.record(AttemptEnded(message["job"], message["attempt"], name, outcome))
-        elif op == "ping":
+        elif op == "ping" and connection.ready:
             # At once, whatever the disk does: it decides nothing, and a lease hangs on it.
             connection.contact.answered(clock())
             connection.link.send([{"op": "pong", "at": message["at"]}])
@@ -260,12 +260,9 @@ class Head:
         name = connection.name
         reason = connection.unusable or closed.reason
         if not connection.ready:
-            by_person = connection.unusable or closed.trouble is Trouble.PERSON
-            if (
-                reason != connection.told
-                and not connection.leaving
-                and (by_person or not connection.was_ready)
-            ):
+            for_person = connection.unusable or closed.trouble is Trouble.PERSON
+            is_news = reason != connection.told and (for_person or not connection.was_ready)
+            if is_news and not connection.leaving:
                 connection.told = reason
                 self.record(HostUnusable(name, reason))
         elif closed.ended and connection.leaving:
@@ -292,6 +289,8 @@ class Head:
         if self.roster.is_alone and not self.alone:
             self.alone = True
             self.view.say("no host is left; all are called again now and then")
+        if self.hangups:
+            self.roster.hurry(now)
         if self.file is not None and (self.hangups or now >= self.reread_at + REREAD_EVERY):
             self.reread(self.file, now, anyway=self.hangups > 0)
         self.hangups = 0
@@ -342,7 +341,8 @@ class Head:
     def catching_signals(self) -> Iterator[None]:
         """Turn the signals that end a program into an orderly stop; a second one ends it at once.
 
-        SIGHUP reads the cluster file again, so a terminal that is closed ends nothing.
+        SIGHUP reads the cluster file again and calls every host that is not there; so a terminal that is
+        closed ends nothing.
         """
 
         def note(number: int, frame: FrameType | None) -> None:

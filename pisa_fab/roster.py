@@ -141,6 +141,12 @@ class Roster:
             connection.contact.call_at = now
             self._look_at = now
 
+    def hurry(self, now: float) -> None:
+        """Call all that are not there at once: somebody may have switched them on."""
+        for connection in self:
+            connection.contact.hurry(now)
+        self._look_at = now
+
     def send(self, name: str, messages: list[Message]) -> None:
         """Give a host messages, if it is there."""
         connection = self.connections.get(name)

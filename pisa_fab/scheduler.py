@@ -417,15 +417,11 @@ class Scheduler:
 
     def _queue_first(self, job: int, avoid: str) -> None:
         if self._states.wanted[job]:
-            self._queues.put_first(job, avoid)
+            put = self._queues.put_alone if self._has_last_chance(job) else self._queues.put_first
+            put(job, avoid)
 
     def _queue_lost(self, job: int) -> None:
-        if not self._states.wanted[job]:
-            return
-        avoid = next(reversed(self.lost_with(job)), "")
-        if self._is_hopeless(job):
+        if self._states.wanted[job] and self._is_hopeless(job):
             self._queues.hopeless[job] = None
-        elif self._has_last_chance(job):
-            self._queues.put_alone(job, avoid)
         else:
-            self._queues.put_first(job, avoid)
+            self._queue_first(job, next(reversed(self.lost_with(job)), ""))

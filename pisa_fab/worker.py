@@ -1027,7 +1027,7 @@ class Worker:
         if attempt.id in self.reported or attempt.id in [other.id for other in self.running.values()]:
             return  # said twice
         if self.leaving or self.lease.is_over(clock()):
-            self.report(attempt, "stopped", tail="not started: the worker is leaving")
+            self.report(attempt, "refused", tail="not started: the worker is leaving")
             return
         complaint = f"cannot start {attempt.argv[0]}: "
         try:

@@ -550,6 +550,16 @@ def test_a_doubt_that_ends_may_end_the_job_even_with_no_host_left() -> None:
     assert scheduler.decide(DOUBT) == [JobGivenUp(0, ("a",))]
 
 
+def test_jobs_with_a_last_chance_get_a_host_each() -> None:
+    scheduler = scheduler_with(HostReady("a", 2), jobs=3, policy=Policy(max_losses=2))
+    scheduler.decide(0.0)
+    scheduler.apply(HostLost("a", "reset", worker_ended=True))
+    scheduler.apply(HostReady("b", 3))
+    assert placed(scheduler.decide(0.0)) == [(0, "b"), (2, "b")]  # not job 1, beside a slot that is free
+    scheduler.apply(HostReady("c", 1))
+    assert placed(scheduler.decide(0.0)) == [(1, "c")]
+
+
 def test_losses_and_failures_have_budgets_of_their_own() -> None:
     scheduler = scheduler_with(HostReady("a", 1), policy=Policy(retries=1, max_losses=2))
     scheduler.apply(ended(scheduler.decide(0.0)[0], BAD))
@@ -933,14 +943,22 @@ class AnyRun(RuleBasedStateMachine):
                 self.places[(decision.job, decision.attempt)] = self.machines[decision.host]
                 running, slots = self.scheduler.load(decision.host)
                 assert running <= slots
-        if not self.drained and self.has_free_slot():
-            assert self.scheduler.counts()[JobState.WAITING] == 0
+        if not self.drained:
+            self.nothing_waits_in_vain()
         wake_at = self.scheduler.wake_at()
         assert wake_at is None or wake_at > self.now
 
-    def has_free_slot(self) -> bool:
-        loads = [self.scheduler.load(host) for host in self.scheduler.ready_hosts]
-        return any(running < slots for running, slots in loads)
+    def nothing_waits_in_vain(self) -> None:
+        """What waits beside a free slot has its last chance, and each host with one runs another such job."""
+        loads = {host: self.scheduler.load(host) for host in self.scheduler.ready_hosts}
+        free = {host for host, (running, slots) in loads.items() if running < slots}
+        if free and self.scheduler.counts()[JobState.WAITING]:
+            assert all(self.has_last_chance(job) for job in self.scheduler.jobs_in(JobState.WAITING))
+            running = self.scheduler.running.values()
+            assert free <= {start.host for start in running if self.has_last_chance(start.job)}
+
+    def has_last_chance(self, job: int) -> bool:
+        return 0 < len(self.scheduler.lost_with(job)) == self.policy.max_losses - 1
 
     @precondition(lambda self: self.scheduler.running or self.scheduler.doubts)
     @rule(data=st.data(), outcome=OUTCOMES, turn_ends=st.booleans())
