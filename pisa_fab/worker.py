@@ -88,6 +88,8 @@ PINGS_PER_LEASE = 8
 LONGEST_WAIT = 1.0  # seconds; select counts no time asleep, so a suspended machine is noticed this much later
 KILL_INTERVAL = 1.0  # seconds between two attempts to kill what does not end
 HOLD_ROUNDS = 100  # how often to look again for processes that were started while others were stopped
+SWEEPS = 3  # further looks at processes that cannot be told whose they are
+SWEEP_INTERVAL = 0.3  # seconds between them
 CALLERS = 8  # connections to the place that may be silent; then the oldest is dropped
 SLICE_NANOSECONDS = 100_000_000  # the longest that Linux grants
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # numbers of a system call that Python does not wrap
@@ -732,6 +734,9 @@ class Worker:
         self.setup: dict[str, Any] | None = None  # while it is being carried out
         self.set_up_at = 0.0  # when to try again
         self.set_up_until = 0.0  # when to give up
+        self.has_unmarked = False  # whether there are processes that cannot be told whose they are
+        self.sweeps = 0  # how often to look at them again
+        self.sweep_at = 0.0
         self.told_to_leave = False  # by a signal
         self.leaving = False
 
@@ -779,6 +784,7 @@ class Worker:
     def patience(self) -> float | None:
         """Give the seconds until something is due by time alone, None for never."""
         due = [attempt.deadline() for attempt in self.running.values()]
+        due.append(self.sweep_at if self.sweeps else None)
         if not self.leaving:
             due.append(self.lease.ends_at)
             due.append(self.lease.next_ping if self.wire is not None and self.wire.is_set_up else None)
@@ -798,6 +804,8 @@ class Worker:
         if self.wire is not None and self.wire.is_set_up and not self.leaving and self.lease.ping_due(now):
             self.say({"op": "ping", "at": now})
             self.lease.pinged(now)
+        if self.sweeps and now >= self.sweep_at:
+            self.sweep(self.sweeps - 1)
         for attempt in self.running.values():
             deadline = attempt.deadline()
             if deadline is None or now < deadline:
@@ -1102,7 +1110,7 @@ class Worker:
             except ChildProcessError:
                 return  # nothing runs, and nothing was left
             if ended is None:
-                kill_all(self.strays)
+                self.sweep(SWEEPS)
                 return
             attempt = self.running.pop(ended.si_pid, None)
             if attempt is not None:
@@ -1112,6 +1120,15 @@ class Worker:
             if attempt is not None:
                 self.conclude(attempt, status, usage)
 
+    def sweep(self, again: int) -> None:
+        """Kill what was left behind, and look again if something is there that cannot be told whose it is.
+
+        A process that is just executing another program shows no environment for a moment.
+        """
+        kill_all(self.strays)
+        self.sweeps = again if self.has_unmarked else 0
+        self.sweep_at = clock() + SWEEP_INTERVAL
+
     def strays(self) -> list[int]:
         """Give what jobs that have ended left outside their process groups.
 
@@ -1120,9 +1137,11 @@ class Worker:
         """
         others = [pid for pid in children(os.getpid()) if pid not in self.running]
         if not others:
+            self.has_unmarked = False
             return []
         wanted = {attempt.mark for attempt in self.running.values()}
         marks = {pid: mark_of(pid) for pid in others}
+        self.has_unmarked = not all(marks.values())
         left = [pid for pid in others if marks[pid] not in wanted and (marks[pid] or not self.running)]
         return left + descendants(*left)
 

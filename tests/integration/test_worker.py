@@ -501,6 +501,39 @@ def test_a_daemon_that_clears_its_environment_ends_when_nothing_runs(talk: Talk)
     wait_until_gone(int(wait_for_text(pid_file)))
 
 
+# What a process in the middle of an exec looks like, only for longer: no environment, then again its own.
+LATE = """
+import os, sys, time
+mark, pid_file, job = os.environ["PISA_MARK"], sys.argv[1], os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        code = (
+            "import os, sys, time\\n"
+            "while os.path.exists('/proc/' + sys.argv[2]): time.sleep(0.01)\\n"
+            "time.sleep(0.2)\\n"
+            "os.execve('/bin/sleep', ['sleep', '1000'], {'PISA_MARK': sys.argv[1]})"
+        )
+        with open(pid_file, "w") as file:
+            print(os.getpid(), file=file)
+        os.execve(sys.executable, [sys.executable, "-c", code, mark, str(job)], {})
+    os._exit(0)
+os.wait()
+time.sleep(0.2)
+"""
+
+
+def test_a_daemon_that_shows_its_environment_late_is_ended_too(talk: Talk) -> None:
+    talk.ready(lease=600.0)
+    talk.run("sleep", "1000", job=1)
+    pid_file = talk.folder / "daemon"
+    talk.python_job(LATE, str(pid_file), job=2)
+    assert talk.outcome()["exit_code"] == 0
+    wait_until_gone(int(wait_for_text(pid_file)))
+    talk.say(op="stop")
+    assert talk.outcome()["ending"] == "stopped"
+
+
 def test_jobs_do_not_outlive_a_worker_that_is_killed(talk: Talk) -> None:
     ready = talk.ready()
     pid_file = talk.folder / "daemon"
