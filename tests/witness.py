@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import wait_for
-from programs import Completed, Project
+from programs import Completed, Program, Project
 
 Run = Callable[..., Completed]
 
@@ -139,3 +139,12 @@ def read(path: Path) -> Attempt | None:
     job, number = path.name.split(".")
     ended = said["end"][1] if "end" in said else None
     return Attempt(job, int(number), said["begin"][0], said["begin"][1], ended, "overlap" in said)
+
+
+def succeed(program: Program, batch: Batch) -> Completed:
+    """Let all jobs end, and wait for the end of the run, which is a success."""
+    batch.let_go()
+    done = program.wait()
+    assert done.returncode == 0, done.said
+    assert f"{len(batch.jobs)} jobs: {len(batch.jobs)} succeeded" in done.stdout
+    return done

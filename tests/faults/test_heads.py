@@ -14,7 +14,7 @@ import pytest
 from namespaces import NamespacePool
 from processes import wait_for
 from programs import Completed, Program, Programs, Project
-from witness import Batch
+from witness import Batch, succeed
 
 pytestmark = pytest.mark.root
 Run = Callable[..., Completed]
@@ -54,15 +54,6 @@ def begin(programs: Programs, batch: Batch, running: int) -> Program:
     wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
     assert program.running(), program.stdout + program.stderr
     return program
-
-
-def succeed(program: Program, batch: Batch) -> Completed:
-    """Let all jobs end, and wait for the end of the run, which is a success."""
-    batch.let_go()
-    done = program.wait()
-    assert done.returncode == 0, done.said
-    assert f"{len(batch.jobs)} jobs: {len(batch.jobs)} succeeded" in done.stdout
-    return done
 
 
 def jobs_begun(batch: Batch) -> set[str]:

@@ -22,7 +22,7 @@ from pcs import Host
 from processes import Process, wait_for
 from programs import Completed, Program, Programs, Project
 from sshd import find_sshd
-from witness import Batch
+from witness import Batch, succeed
 
 pytestmark = pytest.mark.root
 Run = Callable[..., Completed]
@@ -60,15 +60,6 @@ def begin(start_program: Start, batch: Batch, running: int) -> Program:
     wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
     assert program.running(), program.stdout + program.stderr
     return program
-
-
-def succeed(program: Program, batch: Batch) -> Completed:
-    """Let all jobs end, and wait for the end of the run, which is a success."""
-    batch.let_go()
-    done = program.wait()
-    assert done.returncode == 0, done.said
-    assert f"{len(batch.jobs)} jobs: {len(batch.jobs)} succeeded" in done.stdout
-    return done
 
 
 def jobs_on(batch: Batch, host: str) -> set[str]:
