@@ -15,9 +15,23 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from pisa_fab.tasks import collect, dryrun, status, submit
+from pisa_fab.tasks import cancel, check, collect, dryrun, init, logs, status, submit
 
-__all__ = ["bench", "collect", "dryrun", "lint", "soak", "status", "submit", "test"]
+__all__ = [
+    "bench",
+    "cancel",
+    "check",
+    "collect",
+    "dryrun",
+    "init",
+    "lint",
+    "logs",
+    "schemas",
+    "soak",
+    "status",
+    "submit",
+    "test",
+]
 
 ROOT = Path(__file__).resolve().parent
 SLOW_TESTS = ("tests/integration", "tests/examples", "tests/faults")
@@ -50,6 +64,12 @@ def lint(_: Context) -> None:
     """Check style, format and types."""
     checks = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
     raise Exit(code=max([_python("-m", *check) for check in checks]))
+
+
+@task
+def schemas(_: Context) -> None:
+    """Write the JSON schemas of jobs.yaml and cluster.yaml anew, after their keys have changed."""
+    raise Exit(code=_python("-c", "from pisa_fab.specs import schema; print(*schema.write(), sep='\\n')"))
 
 
 @task(

@@ -1,72 +1,96 @@
-"""What each command does, from files to an exit code. No Invoke here: `tasks` gives these their options.
+"""What each command does, from objects of the API to an exit code. No Invoke here: options come from `tasks`.
 
 Imports are made where they are needed: `dryrun` starts without Fabric, `--help` without anything.
 """
 
 from __future__ import annotations
 
-import os
+import getpass
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, PisaError, PoolError, UsageError
+from pisa_fab.errors import EXIT_FAILED, EXIT_OK, RunError, UsageError
+from pisa_fab.invocation import as_typed
 
 if TYPE_CHECKING:
-    from pisa_fab.history import History
-    from pisa_fab.model import Batch, Cluster, Host
-    from pisa_fab.numbering import Numbering
-    from pisa_fab.pool import Pool
+    from pisa_fab.api import Batch, Pool
+    from pisa_fab.diagnosis import HostReport
+    from pisa_fab.launch import Ended
+    from pisa_fab.pool import Access
 
 DEFAULT_JOBS = "jobs.yaml"
 DEFAULT_CLUSTER = "cluster.yaml"
+ANSWER_PATIENCE = 30.0  # seconds that a head may take to answer a request
+ANSWER_PAUSE = 0.2
 
 
 def load_batch(jobs: str) -> Batch:
-    """Read the jobs file. Raises SpecError or UsageError."""
-    from pisa_fab import specs
+    """Read the jobs file, or the one here. Raises SpecError or UsageError."""
+    from pisa_fab.api import Batch
 
-    path = Path(jobs or DEFAULT_JOBS)
-    if not jobs and not path.exists():
+    if not jobs and not Path(DEFAULT_JOBS).exists():
         raise UsageError(
-            f"no jobs file was named and there is no {DEFAULT_JOBS} here", "name one: --jobs FILE"
+            f"no jobs file was named and there is no {DEFAULT_JOBS} here",
+            f"name one: --jobs FILE; or make one: {as_typed('init')}",
         )
-    return specs.load_batch(path)
+    return Batch.load(jobs or DEFAULT_JOBS)
 
 
-def load_cluster(batch: Batch, cluster: str, configured: str) -> Cluster | None:
-    """Read the cluster file; None where none is named anywhere: this machine does the work. Raises SpecError.
+def ad_hoc_or_file(jobs: str, load: Callable[[], Batch], *, sweep: Sequence[str], **options: str) -> Batch:
+    """Give the batch of the options if they say what to run, else of a file. Raises PisaError."""
+    from pisa_fab.api import Batch
 
-    Looked for in this order: the option, the jobs file, `cluster.yaml` beside it, Invoke's configuration.
+    cluster = options.pop("cluster")
+    if options["script"] or options["command"]:
+        if jobs:
+            raise UsageError("--jobs and --script cannot both be given", "the jobs file says what to run")
+        return Batch.from_options(sweep=sweep, cluster=cluster, **options)
+    given = [name for name, value in {"sweep": sweep, **options}.items() if value]
+    if given:
+        raise UsageError(
+            f"--{given[0]} needs --script or --command", f"or put {given[0]}: into the jobs file"
+        )
+    return load()
+
+
+def find_cluster(batch: Batch | None, named: str, configured: str) -> Path | None:
+    """Give the cluster file: the one that was named, that of the jobs file, the one beside that file, the one
+    that is configured; None where there is none: this machine does the work.
     """
-    from pisa_fab import specs
-
-    beside = batch.source.parent / DEFAULT_CLUSTER
-    if cluster:
-        return specs.load_cluster(Path(cluster))
-    if batch.cluster is not None:
-        return specs.load_cluster(batch.cluster)
-    if beside.exists():
-        return specs.load_cluster(beside)
-    return specs.load_cluster(Path(configured).expanduser()) if configured else None
+    folder = batch.spec.source.parent if batch else Path.cwd()
+    if named:
+        return Path(named)
+    if batch is not None and batch.spec.cluster is not None:
+        return batch.spec.cluster
+    if (folder / DEFAULT_CLUSTER).exists():
+        return folder / DEFAULT_CLUSTER
+    return Path(configured).expanduser() if configured else None
 
 
-def this_machine() -> Cluster:
-    """Give the pool that there is without a cluster file: this machine, a slot for each core we may use."""
-    from pisa_fab.model import Cluster, Host
+def load_pool(
+    cluster: Path | None, *, config: object = None, connections: Sequence[Any] = (), slots: int = 0
+) -> Pool:
+    """Give the pool: of these connections, else of the cluster file, else this machine. Raises PisaError.
 
-    return Cluster((Host(socket.gethostname(), slots=len(os.sched_getaffinity(0))),))
+    `config` is the context's configuration; `slots`, if not 0, wins over what the cluster file says.
+    """
+    from pisa_fab.api import Pool
+
+    loaded = Pool.load(cluster, config=config) if cluster else None
+    if connections:
+        pool = Pool.over(connections, settings=loaded.cluster if loaded else None)
+    else:
+        pool = loaded or Pool.this_machine()
+    return pool.with_slots(slots) if slots else pool
 
 
-def number(batch: Batch) -> tuple[History, Numbering]:
-    """Give what the batch's journal amounts to, and the number of every job of the batch."""
-    from pisa_fab.numbering import Numbering
-    from pisa_fab.run import read_history
-
-    history = read_history(batch.output)
-    return history, Numbering.of(batch.plan, history.numbers(), history.next_number)
+def ask_on_terminal() -> Callable[[str], str] | None:
+    """Give what asks a person for a secret; None where there is nobody."""
+    return getpass.getpass if sys.stdin.isatty() else None
 
 
 # -- submit -------------------------------------------------------------------------------------------------
@@ -74,118 +98,82 @@ def number(batch: Batch) -> tuple[History, Numbering]:
 
 def submit(
     batch: Batch,
-    cluster: Cluster | None,
+    pool: Pool,
     *,
-    config: Any = None,
     log: bool = False,
+    only: str = "",
     retry_failed: bool = False,
     rerun: bool = False,
+    detach: bool = False,
+    notify: str = "",
 ) -> int:
     """Run what is not finished yet, and give the exit code. Raises PisaError.
 
-    `config` is the Fabric configuration for connections, None to read the configuration files.
+    `only` names jobs (`3,7-9`); `notify` is the command that is run at the end where the jobs file has none.
     """
-    from pisa_fab.events import RunClosed
-    from pisa_fab.head import Head
-    from pisa_fab.messages import margin_of
-    from pisa_fab.model import Policy
-    from pisa_fab.progress import plural, view
-    from pisa_fab.run import open_run
-    from pisa_fab.worker import clock
+    from pisa_fab.progress import short, view
 
-    pool_of = cluster or this_machine()
-    slots = plural(sum(host.slots for host in pool_of.hosts), "slot")
-    lease = pool_of.lease
-    policy = Policy(batch.retries, batch.max_losses, lease, margin_of(lease), batch.stop_after)
-    with open_run(batch, waiting=print) as run:
-        began = clock()
-        run.begin(policy, began, rerun=rerun, retry_failed=retry_failed)
-        scheduler = run.history.scheduler
-        if run.journal.cut:
-            print(
-                f"the end of the journal was torn and is cut off ({run.journal.cut} bytes); nothing is lost"
-            )
-        if scheduler.finished:
-            run.record(RunClosed("finished"), began)
-            print(f"{batch.output.name}: nothing left to run")
-            return summarise(batch, run.history, "finished", 0, 0.0)
-        unfinished = scheduler.unfinished
-        where = plural(len(pool_of.hosts), "host") if cluster else "this machine (there is no cluster file)"
-        print(
-            f"{batch.output.name}: {unfinished} of {plural(len(scheduler.jobs), 'job')} to run, "
-            f"{slots} on {where}",
-            flush=True,
+    chosen = batch.look()[1].chosen(only) if only else None
+    # Whoever is to be asked for a passphrase is so before the terminal is given up.
+    access = pool.access(ask_on_terminal()) if pool.is_remote else None
+
+    def work(at_work: Callable[[], None]) -> int:
+        ended = pool.launch(
+            batch,
+            view(log=log),
+            access=access,
+            only=chosen,
+            retry_failed=retry_failed,
+            rerun=rerun,
+            at_work=at_work,
         )
-        with view(log=log) as shown:
-            file = ClusterFile(cluster.source) if cluster and cluster.source else None
-            reason = Head(run, pool_of, pool_maker(cluster, config), shown, file).work()
-        return summarise(batch, run.history, reason, unfinished - scheduler.unfinished, clock() - began)
+        return finish(batch, ended, notify)
+
+    if not detach:
+        return work(lambda: None)
+    from pisa_fab.background import in_background
+
+    log_file = batch.layout.head_log
+    code = in_background(work, log_file)
+    if code is not None:
+        print(log_file.read_text("utf-8", "replace"), end="")
+        return code
+    print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
+    print(f"  watch it: {as_typed('status', '--watch')}")
+    print(f"  stop it:  {as_typed('cancel')}")
+    print(f"  what it says is in {short(log_file)}")
+    return EXIT_OK
 
 
-def pool_maker(cluster: Cluster | None, config: Any) -> Callable[[Sequence[Host]], Pool]:
-    """Give what makes the links to hosts: over SSH, or to this machine."""
-    from pisa_fab.pool import Pool
+def finish(batch: Batch, ended: Ended, notify: str) -> int:
+    """Say how a run ended, tell whoever wanted to be told, and give the exit code. Raises PoolError."""
+    from pisa_fab.launch import summary
 
-    def make(hosts: Sequence[Host]) -> Pool:
-        return Pool.over_ssh(hosts, config) if cluster else Pool.on_this_machine(hosts[0].name)
-
-    return make
-
-
-class ClusterFile:
-    """The cluster file of a run that is at work, which a person may change meanwhile."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._seen = self._look()
-
-    def _look(self) -> tuple[int, ...]:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return ()
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def news(self, *, anyway: bool) -> Cluster | None:
-        """Give what it says, if it has changed or `anyway` is true. Raises SpecError."""
-        from pisa_fab import specs
-
-        seen = self._look()
-        if seen == self._seen and not anyway:
-            return None
-        self._seen = seen
-        return specs.load_cluster(self.path)
-
-
-def summarise(batch: Batch, history: History, reason: str, ended: int, seconds: float) -> int:
-    """Say how it ended and where everything is; give the exit code."""
-    from pisa_fab.progress import HOPELESS, counted, duration, problems
-
-    what = "" if ended == len(history.scheduler.jobs) else f"; {ended} of them"
-    pace = f"{what} in {duration(seconds)}" if ended else ""
-    print(f"{batch.output.name}: {counted(history)}{pace}")
-    for line in problems(history):
+    lines = list(summary(batch.spec, ended))
+    for line in lines:
         print(line)
-    print(f"outputs: {short(batch.output)}   which job is which: {short(batch.assignments)}")
-    if reason == "no host":
-        raise PoolError(
-            f"no usable host was left; {history.scheduler.unfinished} jobs have not been run",
-            "mend what is said of the hosts above, then submit again: it goes on where it stopped",
-        )
-    if reason == "interrupted":
-        return EXIT_INTERRUPTED
-    return EXIT_FAILED if history.failed or reason == HOPELESS else EXIT_OK
+    command = batch.spec.notify or notify_words(notify)
+    if command and ended.jobs:
+        from pisa_fab.notify import notify as tell
+
+        values = {"summary": lines[0], "output": str(batch.output), "state": ended.state}
+        if problem := tell(command, values, "\n".join(lines) + "\n"):
+            print(problem, file=sys.stderr)
+    ended.raise_if_alone()
+    return ended.exit_code
 
 
-def short(path: Path) -> str:
-    """Give a path as short as it can be written from here."""
+def notify_words(text: str) -> tuple[str, ...]:
+    """Split the configured command into words, as a shell would. Raises UsageError."""
+    import shlex
+
     try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"pisa.notify of Invoke's configuration: {error}") from error
 
 
-# -- the others ---------------------------------------------------------------------------------------------
+# -- looking ------------------------------------------------------------------------------------------------
 
 
 def dryrun(batch: Batch, *, as_json: bool = False) -> int:
@@ -194,50 +182,79 @@ def dryrun(batch: Batch, *, as_json: bool = False) -> int:
     import shlex
 
     from pisa_fab.assignments import write_assignments
+    from pisa_fab.progress import short
 
-    history, numbering = number(batch)
-    write_assignments(batch, numbering, history.records)
-    for job in numbering.jobs(batch.plan):
+    history, numbering = batch.look()
+    write_assignments(batch.spec, numbering, history.records)
+    for job in numbering.jobs(batch.spec.plan):
         if as_json:
             print(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}))
         else:
             print(f"{job.name}  {shlex.join(job.argv)}")
     if not as_json:
-        print(f"{len(numbering.numbers)} jobs, nothing was run; written: {short(batch.assignments)}")
+        written = short(batch.spec.assignments)
+        print(f"{len(numbering.numbers)} jobs, nothing was run; written: {written}")
     return EXIT_OK
 
 
-def status(batch: Batch, *, as_json: bool = False, failed: bool = False) -> int:
-    """Show where the run stands."""
+def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool = False) -> int:
+    """Show where the run stands, or what is known of one job. Raises PisaError."""
     from pisa_fab import status as words
-    from pisa_fab.layout import Layout
-    from pisa_fab.run import read_history
 
-    history = read_history(batch.output)
-    layout = Layout(batch.output)
-    if as_json:
-        print(words.as_json(history, layout))
+    layout = batch.layout
+    if job:
+        number, _ = job_and_attempt(job)
+        lines = [words.job_as_json(layout, number)] if as_json else words.describe_job(layout, number)
     else:
-        for line in words.describe(history, layout, only_failed=failed):
-            print(line)
+        history, _ = batch.look()
+        lines = (
+            [words.as_json(history, layout)]
+            if as_json
+            else words.describe(history, layout, only_failed=failed)
+        )
+    for line in lines:
+        print(line)
     return EXIT_OK
+
+
+def watch(batch: Batch) -> int:
+    """Show where the run stands until it has ended. Raises PisaError."""
+    from pisa_fab.watch import watch as show
+
+    return show(batch.layout)
+
+
+def logs(batch: Batch, job: str, *, follow: bool = False, stderr: bool = False) -> int:
+    """Show what a job prints. Raises PisaError."""
+    from pisa_fab.logs import show
+
+    number, attempt = job_and_attempt(job)
+    return show(batch.layout, number, attempt=attempt, follow=follow, stream="err" if stderr else "out")
+
+
+def job_and_attempt(text: str) -> tuple[int, int | None]:
+    """Read `7`, `0007` or `0007.2`. Raises UsageError."""
+    job, dot, attempt = text.partition(".")
+    if not job.isdecimal() or (dot and not attempt.isdecimal()):
+        raise UsageError(f"{text!r} is no number of a job", "write 7, or 7.2 for its second attempt")
+    return int(job), int(attempt) if dot else None
 
 
 def collect(batch: Batch, to: str, kind: str) -> int:
     """Write the table, list what is missing in it, and give the exit code. Raises PisaError."""
     from pisa_fab import results
-    from pisa_fab.layout import Layout
+    from pisa_fab.progress import short
 
     kind = results.format_of(to, kind)
-    history, numbering = number(batch)
+    history, numbering = batch.look()
     if history.opened is None:
-        raise UsageError(f"{short(batch.output)}: nothing was submitted yet", "run `submit` first")
-    table = results.collect(batch, history, numbering)
+        raise UsageError(f"{short(batch.output)}: nothing was submitted yet", f"first: {as_typed('submit')}")
+    table = results.collect(batch.spec, history, numbering)
     if to == "-":
         results.write(table, sys.stdout, kind)
     else:
-        target = Path(to) if to else Layout(batch.output).results(kind)
-        save(table, target, kind)
+        target = Path(to) if to else batch.layout.results(kind)
+        results.save(table, target, kind)
         print(f"{len(table.rows)} rows written: {short(target.absolute())}")
     for title, jobs in (("no result", table.missing), ("output not understood", table.unparsed)):
         if jobs:
@@ -247,15 +264,166 @@ def collect(batch: Batch, to: str, kind: str) -> int:
     return EXIT_OK if table.complete else EXIT_FAILED
 
 
-def save(table: Any, target: Path, kind: str) -> None:
-    """Write the table to a file, whole or not at all. Raises PisaError."""
-    from pisa_fab import results
-    from pisa_fab.table import replacing
+# -- cancel -------------------------------------------------------------------------------------------------
 
+
+def cancel(batch: Batch, only: str = "") -> int:
+    """End the run, or let some of its jobs be run no more, from any PC that sees the run directory.
+
+    Raises PisaError.
+    """
+    from pisa_fab.follow import HeadFollower
+
+    history, numbering = batch.look()
+    if history.opened is None:
+        raise UsageError(f"{batch.output.name}: nothing was submitted yet")
+    jobs = numbering.chosen(only) if only else None
+    if HeadFollower(batch.layout).look():
+        ask_head(batch, jobs)
+    elif jobs is None:
+        print(f"{batch.output.name}: nothing is running")
+        return EXIT_OK
+    else:
+        cancel_without_head(batch, jobs)
+    if jobs is not None:
+        for line in what_became_of(batch, jobs):
+            print(line)
+    return EXIT_OK
+
+
+def me() -> str:
+    """Name the person at this terminal: `student@pc07`."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def ask_head(batch: Batch, jobs: tuple[int, ...] | None) -> None:
+    """Have the head cancel jobs, or stop, and wait until it has done so. Raises RunError."""
+    from pisa_fab import requests
+    from pisa_fab.follow import HeadFollower
+
+    head = HeadFollower(batch.layout)
     try:
-        with replacing(target) as file:
-            results.write(table, file, kind)
+        path = requests.put(batch.layout, requests.Request(jobs, me()))
+        try:
+            wait_for(lambda: requests.is_answered(path), ANSWER_PATIENCE)
+        finally:
+            requests.remove(path)
     except OSError as error:
-        raise PisaError(
-            f"{target}: cannot be written: {error.strerror}", "name another: --to FILE"
+        raise RunError(f"{batch.layout.requests}: cannot be used: {error.strerror}") from error
+    except TimeoutError as error:
+        raise RunError(
+            f"{batch.output.name}: the head has not answered within {ANSWER_PATIENCE:.0f} s",
+            f"does it live? {as_typed('status')}",
         ) from error
+    if jobs is None:
+        print(
+            f"{batch.output.name}: is being stopped; running jobs are ended, everything is kept", flush=True
+        )
+        try:
+            wait_for(lambda: not head.look(), ANSWER_PATIENCE)
+        except TimeoutError:
+            print(f"it takes a while; see: {as_typed('status')}")
+        else:
+            print(f"it has ended; to go on: {as_typed('submit')}")
+
+
+def wait_for(happened: Callable[[], bool], seconds: float) -> None:
+    """Wait until something has happened. Raises TimeoutError if it has not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(ANSWER_PAUSE)
+
+
+def cancel_without_head(batch: Batch, jobs: tuple[int, ...]) -> None:
+    """Note in the journal, as a head would, that jobs are not to be run. Raises RunError."""
+    from pisa_fab.events import CancelAsked
+    from pisa_fab.run import open_run
+    from pisa_fab.worker import clock
+
+    with open_run(batch.spec, waiting=print) as run:
+        run.record(CancelAsked(jobs, me()), clock())
+        run.decide(clock())
+
+
+def what_became_of(batch: Batch, jobs: Sequence[int]) -> list[str]:
+    """Say how many of the jobs are cancelled, and what the others are, when those that ran have ended."""
+    from pisa_fab.events import JobState
+    from pisa_fab.messages import STOP_GRACE
+    from pisa_fab.model import job_name
+    from pisa_fab.progress import listing, plural
+
+    deadline = time.monotonic() + STOP_GRACE + 5.0
+    while True:
+        scheduler = batch.look()[0].scheduler
+        if not any(scheduler.is_unwanted(job) for job in jobs) or time.monotonic() > deadline:
+            break
+        time.sleep(ANSWER_PAUSE)
+    lines = []
+    for state in (JobState.CANCELLED, *(state for state in JobState if state is not JobState.CANCELLED)):
+        found = [job for job in jobs if scheduler.state(job) is state]
+        if found:
+            note = "" if state is JobState.CANCELLED else "; as soon as nothing of it runs, it is cancelled"
+            note = note if any(scheduler.is_unwanted(job) for job in found) else ""
+            names = listing([job_name(job) for job in found])
+            lines.append(f"{plural(len(found), 'job')} {state.value}: {names}{note}")
+    return lines
+
+
+# -- the pool and the first files ---------------------------------------------------------------------------
+
+
+def check(
+    pool: Pool,
+    batch: Batch | None,
+    *,
+    accept_new: bool = False,
+    install_key: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Look at every host, show what was found, and give the exit code. Raises PisaError."""
+    from pisa_fab import check as looking
+    from pisa_fab import check_table
+
+    spec = batch.spec if batch else None
+    access = pool.access(ask_on_terminal(), accept_new=accept_new) if pool.is_remote else None
+    reports = looking.run(pool.cluster, access, spec, told=tell_aside)
+    if install_key and access is not None and put_key(pool, access, reports, accept_new=accept_new):
+        reports = looking.run(pool.cluster, access, spec, told=tell_aside)
+    check_table.show(reports, as_json=as_json)
+    return check_table.exit_code(reports)
+
+
+def put_key(pool: Pool, access: Access, reports: Sequence[HostReport], *, accept_new: bool) -> bool:
+    """Put the user's public key on the hosts that refuse it; say whether that was done. Raises PisaError."""
+    from pisa_fab.authorize import default_public_key, install_key
+    from pisa_fab.diagnosis import KEY_REFUSED
+
+    if not any(report.verdict == KEY_REFUSED for report in reports):
+        tell_aside("no host refuses your key; none was put anywhere")
+        return False
+    public_key = default_public_key(access.identities(pool.cluster.hosts))
+    password = getpass.getpass("password for the hosts that refuse your key: ")
+    with_password = pool.access(accept_new=accept_new, password=password)
+    return bool(install_key(pool.cluster, with_password, public_key, reports, told=tell_aside))
+
+
+def tell_aside(text: str) -> None:
+    """Tell a person something that is not part of the output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def init(*, script: str, hosts: str, slots: str, venv: str, output: str) -> int:
+    """Write the first files for a script in the current folder. Raises PisaError."""
+    from pisa_fab.first_files import init as write
+
+    def ask(question: str, default: str) -> str:
+        try:
+            return input(f"{question} [{default}] " if default else f"{question} ").strip() or default
+        except EOFError:
+            return default
+
+    asks = ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+    write(Path.cwd(), script=script, hosts=hosts, slots=slots, venv=venv, output=output, ask=asks, told=print)
+    return EXIT_OK

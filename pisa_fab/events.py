@@ -88,6 +88,7 @@ class RunOpened:
         jobs: the numbers of the jobs of this batch, ascending.
         policy: in force from here on.
         epoch: 1 for the first head, one more for each that follows; a worker obeys the highest it has met.
+        left_out: how many more jobs the batch has, which `--only` did not name.
     """
 
     version: str
@@ -96,6 +97,7 @@ class RunOpened:
     jobs: Sequence[int]
     policy: Policy = field(default_factory=Policy)
     epoch: int = 1
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,21 @@ class JobsAdded:
 @dataclass(frozen=True, slots=True)
 class JobsReopened:
     """Jobs that had ended are to be run again, because the user asked for it."""
+
+    jobs: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """A person, `by` whom, wants these jobs to be run no more; what runs of them is ended first."""
+
+    jobs: Sequence[int]
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobsCancelled:
+    """Jobs that were asked to be cancelled have come to rest: nothing of them runs."""
 
     jobs: Sequence[int]
 
@@ -240,6 +257,8 @@ Event = (
     RunOpened
     | JobsAdded
     | JobsReopened
+    | CancelAsked
+    | JobsCancelled
     | HostReady
     | HostUnusable
     | HostLost
@@ -261,7 +280,7 @@ Event = (
 
 
 class JobState(StrEnum):
-    """Where a job stands. `succeeded`, `failed` and `lost` are final."""
+    """Where a job stands. `succeeded`, `failed`, `lost` and `cancelled` are final."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -269,6 +288,7 @@ class JobState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     LOST = "lost"  # given up: too many hosts were lost with it
+    CANCELLED = "cancelled"  # a person wanted it no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +312,7 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A worker that was taken up again runs an attempt that is no longer wanted there."""
+    """A worker runs an attempt that is no longer wanted there."""
 
     job: int
     attempt: int

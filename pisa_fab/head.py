@@ -13,17 +13,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Protocol
 
-from pisa_fab import messages
+from pisa_fab import messages, requests
 from pisa_fab.contact import Trouble
 from pisa_fab.errors import PisaError, RunError
 from pisa_fab.events import (
     Accept,
     AttemptEnded,
     AttemptStarted,
+    CancelAsked,
     Event,
     HostLost,
     HostReleased,
@@ -90,6 +92,8 @@ class Head:
         self.stop_reason = ""
         self.stop_at = 0.0
         self.no_room = ""  # what the disk says, while it takes nothing
+        self.requests_at = float("-inf")  # when requests were looked for last
+        self.done_requests: list[Path] = []  # whose answers wait until the journal is safe
         self.alone = False  # whether it was said that no host is left
 
     # -- the loop ---------------------------------------------------------------------------------------
@@ -125,6 +129,7 @@ class Head:
             self.look_for_common_failure()
         if self.save():
             self.deliver()
+            self.answer_requests()
         self.view.refresh(self.run.history, now)
 
     def wait(self) -> list[Said | Closed | Wake]:
@@ -294,6 +299,9 @@ class Head:
         if self.file is not None and (self.hangups or now >= self.reread_at + REREAD_EVERY):
             self.reread(self.file, now, anyway=self.hangups > 0)
         self.hangups = 0
+        if now >= self.requests_at + LOOK_EVERY:
+            self.requests_at = now
+            self.obey_requests()
         for connection in self.roster.leaving:
             if connection.ready and not self.scheduler.load(connection.name)[0]:
                 connection.link.send([{"op": "quit"}])
@@ -329,6 +337,27 @@ class Head:
                 self.roster.take_back(connection, now)
                 self.change_slots(connection, host.slots)
         self.roster.join(new, now)
+
+    def obey_requests(self) -> None:
+        """Do what other processes ask; the answer is given when it is safe."""
+        for path, request in requests.pending(self.run.layout):
+            if path in self.done_requests:
+                continue
+            self.done_requests.append(path)
+            if request is None:
+                self.view.say(f"{path}: is no request that this head understands")
+            elif request.jobs is None:
+                text = f"{request.by} cancelled the run; running jobs are ended, everything is kept"
+                self.stop("interrupted", text)
+            else:
+                known = tuple(job for job in request.jobs if job in self.run.history.records)
+                self.record(CancelAsked(known, request.by))
+
+    def answer_requests(self) -> None:
+        """Remove the requests that were done."""
+        for path in self.done_requests:
+            requests.remove(path)
+        self.done_requests.clear()
 
     def change_slots(self, connection: Connection, slots: int) -> None:
         """Journal that a host that is at work may run so many jobs from here on."""

@@ -28,6 +28,7 @@ from pisa_fab.events import (
     JobGivenUp,
     JobRecord,
     JobsAdded,
+    JobsCancelled,
     JobsReopened,
     JobState,
     Outcome,
@@ -68,6 +69,7 @@ class HostView:
         running: how many it runs.
         done: how many attempts it has ended in this run that counted.
         reason: why it is not ready, or "".
+        refused: what it said when it could start nothing, "" if it could since.
     """
 
     name: str
@@ -76,6 +78,7 @@ class HostView:
     running: int = 0
     done: int = 0
     reason: str = ""
+    refused: str = ""
 
 
 class History:
@@ -123,7 +126,7 @@ class History:
                     self._on_accepted(time, event, actions[0], on_host=on_host)
             case AttemptStarted() if self.scheduler.running.get(event.job) is event:
                 self._on_decision(time, event)
-            case JobGivenUp():
+            case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
             case HostReady() | HostLost() | HostReleased() | HostUnusable() | SlotsChanged():
                 self._on_host(event)
@@ -158,6 +161,9 @@ class History:
             case JobGivenUp():
                 self._started.pop(event.job, None)
                 self._pace.job_ended(time)
+            case JobsCancelled():
+                for job in event.jobs:
+                    self._started.pop(job, None)
             case AttemptStarted():
                 self._started[event.job] = time
                 if event.host in self.hosts:
@@ -171,6 +177,7 @@ class History:
             host = self.hosts[event.host]
             host.done += 1
             host.running -= on_host
+            host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
         if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return  # that is no result
         self.canary.ended(event)
@@ -187,7 +194,7 @@ class History:
                     host.state = "quarantined"
                 else:
                     host.state, host.reason = "ready", ""
-                host.slots = event.slots
+                host.slots, host.refused = event.slots, ""
                 host.running = self.scheduler.load(event.host)[0]
             case SlotsChanged():
                 host.slots = event.slots
@@ -220,6 +227,11 @@ class History:
         counts = self.scheduler.counts()
         return counts[JobState.FAILED] + counts[JobState.LOST]
 
+    @property
+    def all_succeeded(self) -> bool:
+        """Whether every job of the batch has succeeded."""
+        return self.scheduler.counts()[JobState.SUCCEEDED] == len(self.jobs)
+
     def common_failure(self) -> CommonFailure | None:
         """Say what the first jobs of this run have in common, if all failed in the same way.
 
@@ -236,6 +248,10 @@ class History:
             yield self.results[job]
         for job in self.scheduler.jobs_in(JobState.LOST):
             yield JobGivenUp(job, self.scheduler.lost_with(job))
+
+    def started_at(self, job: int) -> float | None:
+        """Give the Unix time at which a job that runs, or is in doubt, was given to its host."""
+        return self._started.get(job)
 
     def rate(self, time: float) -> float | None:
         """Give how many jobs end in a second, of late and in this run; None while that is unknown."""

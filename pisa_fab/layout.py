@@ -5,17 +5,22 @@
       stderr/0007.err
       assignments.csv          which job has which arguments (unless the jobs file names another place)
       results.csv              what `collect` wrote
+      jobs.yaml                the jobs file of a batch that was described by options
       .pisa/                   the machine's own files
         journal.jsonl          everything that happened
         lock                   held by the one head; says who it is
         nonce                  what a host must be able to read to prove that it sees this folder
         secret                 from which the place of a worker on a host follows, so that nobody can guess it
         attempts/0007.2.out    output of an attempt that has not counted, or not yet
+        requests/<token>.json  what another process asks of the head, until it has done that
+        head.log               what `submit --detach` would have shown
 
 On a host, outside the run directory, because a socket needs a disk of the host's own:
 
     /tmp/pisa_fab-<hash>/      a worker's place, 0700: its lock, and the socket by which a head that has lost
                                the worker takes it up again; removed when the worker leaves
+
+In any folder, for a few seconds, what `check` and the hosts show each other: `.pisa_fab-check-<token>`.
 
 The worker is told the folders once, and the names with each job; it knows none by itself.
 """
@@ -56,6 +61,11 @@ class Layout:
         return self.root / f"results.{kind}"
 
     @property
+    def jobs(self) -> Path:
+        """The jobs file of a batch that was described by options."""
+        return self.root / "jobs.yaml"
+
+    @property
     def private(self) -> Path:
         """Folder of the machine's own files."""
         return self.root / ".pisa"
@@ -85,6 +95,24 @@ class Layout:
         """Folder of the attempts' own files."""
         return self.private / "attempts"
 
+    @property
+    def head_log(self) -> Path:
+        """The file for what a head in the background prints."""
+        return self.private / "head.log"
+
+    @property
+    def requests(self) -> Path:
+        """Folder of what is asked of the head."""
+        return self.private / "requests"
+
+    def request(self, token: str) -> Path:
+        """Give the file of a request."""
+        return self.requests / f"{token}.json"
+
+    def pending_requests(self) -> list[Path]:
+        """Give the files of the requests that are there. Raises OSError."""
+        return [path for path in self.requests.iterdir() if path.suffix == ".json"]
+
     def attempt_files(self, job: int, attempt: int) -> tuple[Path, Path]:
         """Give the files that an attempt writes its standard output and error to."""
         out, err = stream_files(f"{job_name(job)}.{attempt}")
@@ -111,7 +139,7 @@ class Layout:
     def create(self) -> None:
         """Make the folders, readable by nobody else. Raises OSError."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.private, self.attempts, self.stdout, self.stderr):
+        for folder in (self.private, self.attempts, self.requests, self.stdout, self.stderr):
             folder.mkdir(mode=0o700, exist_ok=True)
         self.root.chmod(0o700)
         self.private.chmod(0o700)
@@ -125,6 +153,16 @@ def place_on_host(secret: str, host: str) -> str:
 def mark_on_host(secret: str, host: str) -> str:
     """Give what tells the jobs of this run on this host from all others: 16 hex digits."""
     return hashlib.sha256(f"{secret} {host}".encode()).hexdigest()[:16]
+
+
+CHECK_PREFIX = ".pisa_fab-check-"
+
+
+def check_files(folder: Path, token: str, hosts: int) -> tuple[Path, list[Path]]:
+    """Give the hidden files of one `check`: what it writes for all hosts, and what each host answers."""
+    return folder / f"{CHECK_PREFIX}{token}", [
+        folder / f"{CHECK_PREFIX}{token}.{number}" for number in range(hosts)
+    ]
 
 
 def stream_files(stem: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -107,6 +108,8 @@ class Link:
     # Every attribute has a value in the class, because the SSH link is also a Fabric Connection, which takes
     # any name that the class does not have for a key of its configuration.
     name: str = ""
+    server_key: str = ""  # the kind of key the host has shown, as in known_hosts; "" while it has not
+    accepted: str = ""  # what to tell the person of a key that was accepted and saved by this link, or ""
     stopped_because: str = ""
     outbox: SimpleQueue[bytes | None] = SimpleQueue()  # each instance makes its own, for each conversation
     orders: SimpleQueue[bool] = SimpleQueue()  # each instance makes its own; whether to hold another one
@@ -147,6 +150,10 @@ class Link:
         self.orders.put(False)
 
     # -- the thread of the pool -------------------------------------------------------------------------
+
+    def visit(self, visitor: Callable[[Link], None]) -> None:
+        """Let somebody else hold a conversation, who uses `connect` and `disconnect`."""
+        visitor(self)
 
     def serve(self, inbox: Inbox) -> None:
         """Hold conversations when told to, pass on what workers say, end each with `Closed`."""
@@ -274,6 +281,29 @@ class PipeStream:
         return self.stderr.read()[-STDERR_BYTES:].decode("utf-8", "replace").strip()
 
 
+class Dialogue:
+    """A conversation in which one side speaks and waits for the answer: for programs that are no workers."""
+
+    def __init__(self, stream: Stream, data: bytes) -> None:
+        """Go on where `skip_greeting` has left the stream; `data` is what it gave."""
+        self.stream = stream
+        *self.lines, self.rest = data.split(b"\n")
+
+    def say(self, message: Message) -> None:
+        """Send a message; may block. Raises OSError."""
+        self.stream.send((ENCODE(message) + "\n").encode("ascii"))
+
+    def hear(self) -> Message:
+        """Wait for the next message. Raises EOFError and OSError."""
+        while not self.lines:
+            data = self.stream.receive()
+            if not data:
+                raise EOFError("connection lost")
+            *self.lines, self.rest = (self.rest + data).split(b"\n")
+        message: Message = json.loads(self.lines.pop(0))
+        return message
+
+
 @cache
 def worker_source() -> bytes:
     """Give the source of the worker, which every host gets."""
@@ -286,17 +316,17 @@ def worker_digest() -> str:
     return hashlib.sha256(worker_source()).hexdigest()
 
 
-def bootstrap(python: str, size: int, token: str) -> str:
-    """Give the command line that reads a worker of `size` bytes from standard input and becomes it.
+def bootstrap(python: str, size: int, token: str, program: str = "worker") -> str:
+    """Give the command line that reads a program of `size` bytes from standard input and becomes it.
 
     One line, single-quoted, with nothing in it that bash, dash, csh or fish read in different ways. Isolated
     and without `site`, so that no module of the host's user is imported in the worker's place.
     """
-    program = (
+    source = (
         f"import sys;s=sys.stdin.buffer.read({size});"
-        'exec(compile(s,"pisa_fab/worker.py","exec"),{"__name__":"__main__"})'
+        f'exec(compile(s,"pisa_fab/{program}.py","exec"),{{"__name__":"__main__"}})'
     )
-    return f"exec {shlex.quote(python)} -I -S -c '{program}' {token}"
+    return f"exec {shlex.quote(python)} -I -S -c '{source}' {token}"
 
 
 def skip_greeting(stream: Stream, marker: bytes) -> bytes | None:

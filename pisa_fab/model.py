@@ -114,6 +114,8 @@ class Batch:
         stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
         results: how `collect` parses outputs, None for not at all.
         cluster: the cluster file that the jobs file names, None for none.
+        notify: the command that is run on the head when a run has ended, with `{summary}`, `{output}` and
+            `{state}` in it; empty for none.
     """
 
     source: Path
@@ -128,6 +130,7 @@ class Batch:
     stop_after: int = 5
     results: ResultFormat | None = None
     cluster: Path | None = None
+    notify: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,17 @@ are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from pisa_fab.errors import UsageError
 from pisa_fab.events import JobRecord
-from pisa_fab.model import Job, Plan
+from pisa_fab.model import Job, Plan, job_name
 from pisa_fab.sweep import assign_numbers
+
+NAME_JOBS = "name jobs as in: --only 3,7-9"
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,33 @@ class Numbering:
         else:
             current = set(self.numbers)
         return sorted(number for number in records if number not in current)
+
+    def chosen(self, text: str) -> tuple[int, ...]:
+        """Give the numbers that `3,7-9` names, ascending. Raises UsageError where that names no job."""
+        found: set[int] = set()
+        for part in filter(None, text.replace(" ", ",").split(",")):
+            match = re.fullmatch("([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+            if match is None:
+                raise UsageError(f"{part!r} is no number of a job", NAME_JOBS)
+            first, last = int(match[1]), int(match[2] or match[1])
+            self.check((first, last))
+            found.update(number for number in self.sorted if first <= number <= last)
+        if not found:
+            raise UsageError("no job is named", NAME_JOBS)
+        return tuple(sorted(found))
+
+    def check(self, numbers: Iterable[int]) -> None:
+        """Raise UsageError for a number that no job has."""
+        known = self.numbers if isinstance(self.numbers, range) else set(self.numbers)
+        for number in numbers:
+            if number not in known:
+                raise UsageError(
+                    f"there is no job {job_name(number)} in this batch", f"it has {self.describe()}"
+                )
+
+    def describe(self) -> str:
+        """Say which numbers there are: `26 jobs, 0000 to 0025`."""
+        if not self.numbers:
+            return "no jobs"
+        first, last = job_name(self.sorted[0]), job_name(self.sorted[-1])
+        return f"{len(self.numbers)} jobs, {first} to {last}"

@@ -13,12 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pisa_fab.canary import Signature, signature
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
+    CancelAsked,
     Ending,
     Event,
     HostCleared,
@@ -46,6 +48,11 @@ ARGUMENTS_WIDTH = 70  # characters
 FAILURES = 10  # that a summary shows
 NAMES = 8  # of jobs or hosts that a line has room for
 HOPELESS = "hopeless"  # how a run is closed in which the first jobs all failed in the same way
+# How a run was closed, in the words of a person; anything else is shown as it is.
+CLOSED = {
+    HOPELESS: "stopped early",
+    "no host": "ended because no usable host was left",
+}
 
 
 class PlainView:
@@ -118,6 +125,13 @@ class PlainView:
                 self.say(standing(history))
 
 
+class NoView(PlainView):
+    """Shows nothing, for a program that runs a batch by itself."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
 class BarView(PlainView):
     """A bar that stays in the last line of a terminal; lines scroll above it."""
 
@@ -169,7 +183,7 @@ class BarView(PlainView):
                 self.bar.refresh()
 
 
-def view(*, log: bool) -> PlainView:
+def view(*, log: bool = False) -> PlainView:
     """Give the view that suits where standard output goes."""
     return BarView(log=log) if sys.stdout.isatty() else PlainView(log=log)
 
@@ -205,6 +219,14 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def short(path: Path) -> str:
+    """Give a path as short as it can be written from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def brief(history: History) -> str:
@@ -252,6 +274,8 @@ def notable(event: Event) -> str:
             return f"{event.host}: did well again and gets all its slots"
         case AttemptEnded() if event.outcome.ending is Ending.REFUSED:
             return f"{event.host}: can start nothing at the moment: {event.outcome.tail}; it is tried again"
+        case CancelAsked():
+            return f"{event.by} cancels {listing([job_name(job) for job in event.jobs])}"
         case JobGivenUp():
             return f"{job_name(event.job)}: given up: lost with {', '.join(event.hosts)}"
     return ""
@@ -293,7 +317,9 @@ def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
     parts = [f"{counts[state]} {state.value}" for state in JobState if counts[state]]
-    return f"{plural(len(history.scheduler.jobs), 'job')}: {', '.join(parts) or 'none'}"
+    left_out = history.opened.left_out if history.opened else 0
+    others = f" ({left_out} others were left out)" if left_out else ""
+    return f"{plural(len(history.scheduler.jobs), 'job')}{others}: {', '.join(parts) or 'none'}"
 
 
 def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:

@@ -214,6 +214,10 @@ class Quarantine:
         found = self._hosts.get(host)
         return found.standing if found else Standing.TRUSTED
 
+    def until(self, host: str) -> float | None:
+        """Say until when a host rests or is quarantined, at least; None if it does neither."""
+        return self._rests.get(host, self._terms.get(host))
+
     def moved(self) -> set[str]:
         """Give the hosts whose `slots` may have changed since this was asked last."""
         moved, self._moved = self._moved, set()
@@ -294,7 +298,7 @@ class Quarantine:
         if ending is Ending.REFUSED:
             self._on_refused(host, now)
             return
-        if host.refusals and host.name not in self._rests:  # in a rest, only what was started before it ends
+        if host.refusals and not self._rests_at(host, now):  # then, only what was started before it ends
             host.refusals = 0
         if event.outcome.succeeded:
             self._on_succeeded(event.job, host)
@@ -376,10 +380,14 @@ class Quarantine:
             self._move(accused)
 
     def _on_refused(self, host: _Host, now: float) -> None:
-        if host.name not in self._rests:  # or its other slots were refused at the same time
+        if not self._rests_at(host, now):  # or its other slots were refused at the same time
             self._rests[host.name] = now + min(REST * 2 ** min(host.refusals, 10), LONGEST_REST)
             host.refusals += 1
             self._move(host)
+
+    def _rests_at(self, host: _Host, now: float) -> bool:
+        """Say whether a host rests; the rests of a run that is only read about are ended by nobody else."""
+        return now < self._rests.get(host.name, -inf)
 
     def _fails_again(self, job: int, host: _Host) -> bool:
         """Say whether a job was given to a probed host on which it had failed before."""

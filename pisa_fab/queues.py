@@ -17,11 +17,13 @@ class Queues:
     Attributes:
         jobs: the batch's, ascending.
         hopeless: those that are to be given up instead.
+        unwanted: those that are to be cancelled instead.
     """
 
     def __init__(self) -> None:
         self.jobs: Sequence[int] = ()
         self.hopeless: OrderedDict[int, None] = OrderedDict()
+        self.unwanted: OrderedDict[int, None] = OrderedDict()
         self._cursor = 0  # no fresh job of the batch stands before it
         self._alone: OrderedDict[int, str] = OrderedDict()
         self._first: OrderedDict[int, str] = OrderedDict()
@@ -31,7 +33,7 @@ class Queues:
         """Begin with another batch, and nothing queued."""
         self.jobs = jobs
         self._cursor = 0
-        for queue in (self._alone, self._first, self._last, self.hopeless):
+        for queue in (self._alone, self._first, self._last, self.hopeless, self.unwanted):
             queue.clear()
 
     def put_alone(self, job: int, avoid: str) -> None:
@@ -50,12 +52,14 @@ class Queues:
         """Queue a job behind the fresh ones."""
         self._last[job] = avoid
 
-    def remove(self, job: int) -> None:
-        """Take a job out of every queue."""
-        self._alone.pop(job, None)
-        self._first.pop(job, None)
-        self._last.pop(job, None)
-        self.hopeless.pop(job, None)
+    def remove(self, job: int) -> bool:
+        """Take a job out of every queue; say whether it was in one."""
+        found = False
+        for queue in (self._alone, self._first, self._last, self.hopeless, self.unwanted):
+            if job in queue:
+                del queue[job]
+                found = True
+        return found
 
     def rewind(self, job: int) -> None:
         """Let the cursor find this job again, which waits like a fresh one."""
@@ -77,7 +81,18 @@ class Queues:
             return job, self._last[job]
         return None
 
+    def before(self, job: int, state: bytearray, waiting: int) -> int:
+        """Say how many jobs come before this one, which waits; `state` and `waiting` as for `next`."""
+        for place, queue in ((0, self._alone), (len(self._alone), self._first)):
+            if job in queue:
+                return place + list(queue).index(job)
+        early = len(self._alone) + len(self._first)
+        until = len(self.jobs) if job in self._last else bisect_left(self.jobs, job)
+        queued = self._alone.keys() | self._first.keys() | self._last.keys()
+        fresh = sum(state[other] == waiting and other not in queued for other in self.jobs[:until])
+        return early + fresh + (list(self._last).index(job) if job in self._last else 0)
+
     def snapshot(self, without: Collection[int]) -> list[list[int]]:
         """Give the queues without these jobs."""
-        queues = (self._alone, self._first, self._last, self.hopeless)
+        queues = (self._alone, self._first, self._last, self.hopeless, self.unwanted)
         return [[job for job in queue if job not in without] for queue in queues]

@@ -25,7 +25,7 @@ from pisa_fab.history import History, JobResult
 from pisa_fab.layout import Layout
 from pisa_fab.model import Batch, ResultFormat, job_name
 from pisa_fab.numbering import Numbering
-from pisa_fab.table import TableWriter
+from pisa_fab.table import TableWriter, replacing
 
 Row = dict[str, Any]
 Parser = Callable[[str], list[Row]]
@@ -159,9 +159,12 @@ class Outputs:
             list(self.layout.stdout.iterdir())
         self.looked_at = time.monotonic()
 
-    def read(self, job: int, attempt: int) -> str:
-        """Give what this attempt, which counted, printed. Raises ParseError if no file shows."""
-        while (text := self.find(job, attempt)) is None:
+    def read(self, job: int, attempt: int, stream: str = "out") -> str:
+        """Give what this attempt, which counted, printed; `stream` is `out` or `err`.
+
+        Raises ParseError if no file shows.
+        """
+        while (text := self.find(job, attempt, stream)) is None:
             if time.monotonic() >= self.looked_at + VISIBILITY_PAUSE:
                 self.look()
             elif self.patience > 0:
@@ -171,11 +174,12 @@ class Outputs:
                 raise ParseError("its output file is gone")
         return text
 
-    def find(self, job: int, attempt: int) -> str | None:
+    def find(self, job: int, attempt: int, stream: str) -> str | None:
         """Give the same, None if no file shows now. Raises ParseError if it cannot be read."""
-        paths = [self.layout.job_files(job)[0]]
+        which = ("out", "err").index(stream)
+        paths = [self.layout.job_files(job)[which]]
         if (job, attempt) in self.unpublished:
-            paths.insert(0, self.layout.attempt_files(job, attempt)[0])
+            paths.insert(0, self.layout.attempt_files(job, attempt)[which])
         for path in paths:
             try:
                 return path.read_text("utf-8", "replace")
@@ -254,6 +258,17 @@ def write(table: Table, file: TextIO, kind: str) -> None:
     writer.row(table.columns)
     for row in table.rows:
         writer.row([cell(row.get(name)) for name in table.columns])
+
+
+def save(table: Table, target: Path, kind: str) -> None:
+    """Write the table to a file, whole or not at all. Raises PisaError."""
+    try:
+        with replacing(target) as file:
+            write(table, file, kind)
+    except OSError as error:
+        raise PisaError(
+            f"{target}: cannot be written: {error.strerror}", "name another: --to FILE"
+        ) from error
 
 
 def cell(value: Any) -> Any:

@@ -13,8 +13,10 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from pisa_fab import requests
 from pisa_fab.assignments import write_assignments
 from pisa_fab.errors import RunError
 from pisa_fab.events import Action, Event, JobRecord, JobsAdded, JobsReopened, JobState, RunOpened
@@ -26,10 +28,28 @@ from pisa_fab.lock import RunLock
 from pisa_fab.model import Batch, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.scheduler import Decision
+from pisa_fab.table import replacing
 from pisa_fab.version import __version__
 from pisa_fab.worker import clock
 
 RECORDS_A_LINE = 1000  # jobs that one line of the journal holds
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user asks of one run.
+
+    Attributes:
+        retry_failed: whether jobs are run again that have failed, were given up or cancelled.
+        rerun: whether all are.
+        only: the numbers of the jobs to run, ascending; None for the whole batch.
+        jobs_file: the text of a jobs file that describes the batch, for the run directory; "" for none.
+    """
+
+    retry_failed: bool = False
+    rerun: bool = False
+    only: tuple[int, ...] | None = None
+    jobs_file: str = ""
 
 
 class Run:
@@ -96,21 +116,28 @@ class Run:
             "mend that, then submit again: it goes on where it stopped",
         )
 
-    def begin(self, policy: Policy, now: float, *, rerun: bool, retry_failed: bool) -> None:
-        """Journal the batch, write the assignment file and the nonce. Raises RunError."""
+    def begin(self, policy: Policy, now: float, wish: Wish) -> None:
+        """Journal the batch, write the assignment file and the nonce. Raises RunError or UsageError."""
+        self.numbering.check(wish.only or ())
         known = self.history.records
         added = [number for number in self.numbering.sorted if number not in known]
         for chunk in consecutive(added, RECORDS_A_LINE):
             self.record(JobsAdded(chunk[0], [self.job_record(number) for number in chunk]), now)
-        jobs = self.numbering.sorted
-        opened = RunOpened(__version__, socket.gethostname(), os.getpid(), jobs, policy, self.epoch)
-        self.record(opened, now)
-        again = self._asked_for_again(rerun=rerun, retry_failed=retry_failed)
+        batch = self.numbering.sorted
+        jobs = batch if wish.only is None else wish.only
+        me = (__version__, socket.gethostname(), os.getpid())
+        self.record(RunOpened(*me, jobs, policy, self.epoch, len(batch) - len(jobs)), now)
+        again = self._asked_for_again(wish)
         if again:
             self.record(JobsReopened(again), now)
         write_assignments(self.batch, self.numbering, self.history.records)
         with told(self.layout.nonce):
             self.layout.nonce.write_text(self.nonce, "ascii")
+        if wish.jobs_file:
+            with told(self.layout.jobs), replacing(self.layout.jobs) as file:
+                file.write(wish.jobs_file)
+        for path, _ in requests.pending(self.layout):
+            requests.remove(path)  # they were asked of a head that has died
         self.sync()
 
     def job_record(self, number: int) -> JobRecord:
@@ -118,9 +145,10 @@ class Run:
         job = self.batch.plan.job(self.numbering.index(number), number)
         return JobRecord(job.key, job.argv, job.arguments)
 
-    def _asked_for_again(self, *, rerun: bool, retry_failed: bool) -> list[int]:
-        states = [JobState.FAILED, JobState.LOST] if rerun or retry_failed else []
-        states += [JobState.SUCCEEDED] if rerun else []
+    def _asked_for_again(self, wish: Wish) -> list[int]:
+        ended_badly = [JobState.FAILED, JobState.LOST, JobState.CANCELLED]
+        states = ended_badly if wish.rerun or wish.retry_failed else []
+        states += [JobState.SUCCEEDED] if wish.rerun else []
         return sorted(job for state in states for job in self.history.scheduler.jobs_in(state))
 
     def beat(self, now: float) -> None:
@@ -209,5 +237,5 @@ def read_history(root: Path) -> History:
     """Give what a run directory's journal amounts to, without holding it; empty where there is none."""
     history = History()
     for moment, event in read_journal(Layout(root).journal):
-        history.apply(moment, event)
+        history.apply(moment, event, moment)  # so what the scheduler waits for ends at a Unix time
     return history

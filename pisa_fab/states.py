@@ -8,10 +8,37 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import compress
 
 from pisa_fab.events import JobState
 from pisa_fab.transitions import FINAL, TRANSITIONS, Happening
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """What the scheduler knows of one job, for those who explain it.
+
+    Attributes:
+        state: where it stands.
+        wanted: whether it belongs to the batch.
+        unwanted: whether it is to be cancelled as soon as nothing of it can run any more.
+        attempts: the highest number of an attempt that was ever seen.
+        failed_on: the hosts where it failed, with failures that count.
+        lost_with: the hosts that were lost with it.
+        last_chance: whether it is given up if it is lost once more; until then it runs beside no such job.
+        before: how many jobs come before it, if it waits.
+    """
+
+    state: JobState
+    wanted: bool
+    unwanted: bool
+    attempts: int
+    failed_on: tuple[str, ...]
+    lost_with: tuple[str, ...]
+    last_chance: bool
+    before: int
+
 
 # A byte is a state's place in the enumeration; 0 is WAITING.
 _STATES = tuple(JobState)

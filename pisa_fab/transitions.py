@@ -28,16 +28,18 @@ class Happening(StrEnum):
     FORGIVEN = "the host was to blame"
     GIVEN_UP = "too many hosts lost"
     ALLOWED = "policy allows more"
+    CANCELLED = "cancelled"
     REOPENED = "asked for again"
 
 
-FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.LOST)
+FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.LOST, JobState.CANCELLED)
 
 # What is not here changes nothing: a journal always loads, and a stray message does no harm.
 TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(
     {
         (JobState.WAITING, Happening.STARTED): JobState.RUNNING,
         (JobState.WAITING, Happening.GIVEN_UP): JobState.LOST,
+        (JobState.WAITING, Happening.CANCELLED): JobState.CANCELLED,
         (JobState.RUNNING, Happening.SUCCEEDED): JobState.SUCCEEDED,
         (JobState.RUNNING, Happening.FAILED): JobState.FAILED,
         (JobState.RUNNING, Happening.FAILED_ONCE): JobState.WAITING,
@@ -51,6 +53,7 @@ TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(
         (JobState.IN_DOUBT, Happening.FAILED_ONCE): JobState.WAITING,
         (JobState.IN_DOUBT, Happening.STOPPED): JobState.WAITING,
         (JobState.IN_DOUBT, Happening.GIVEN_UP): JobState.LOST,
+        (JobState.IN_DOUBT, Happening.CANCELLED): JobState.CANCELLED,
         (JobState.IN_DOUBT, Happening.FOUND): JobState.RUNNING,
         (JobState.IN_DOUBT, Happening.UNKNOWN_THERE): JobState.WAITING,
         (JobState.IN_DOUBT, Happening.HOST_ENDED): JobState.WAITING,
@@ -60,5 +63,6 @@ TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(
         (JobState.SUCCEEDED, Happening.REOPENED): JobState.WAITING,
         (JobState.FAILED, Happening.REOPENED): JobState.WAITING,
         (JobState.LOST, Happening.REOPENED): JobState.WAITING,
+        (JobState.CANCELLED, Happening.REOPENED): JobState.WAITING,
     }
 )

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,11 @@ def free_port() -> int:
         return port
 
 
-def make_key(path: Path) -> str:
-    """Make a key pair without a passphrase and give its public half: `type key`."""
+def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> str:
+    """Make a key pair, encrypted where there is a passphrase, and give its public half: `type key`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], check=True)
+    command = ["ssh-keygen", "-q", "-t", kind, "-a", "1", "-N", passphrase, "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True)
     return " ".join(path.with_suffix(".pub").read_text().split()[:2])
 
 
@@ -73,6 +75,7 @@ class Options:
     Attributes:
         greeting: what it prints before every command, as a chatty .bashrc does, without a newline of its own.
         refuse_key: it does not accept the user's key.
+        authorized: public keys that it accepts beside the user's.
         unknown_key: it is not in known_hosts.
         wrong_key: known_hosts has another key for it.
         hide: folders that are empty on this host (root only).
@@ -82,6 +85,7 @@ class Options:
 
     greeting: str = ""
     refuse_key: bool = False
+    authorized: Sequence[str] = ()
     unknown_key: bool = False
     wrong_key: bool = False
     hide: Sequence[Path] = ()
@@ -103,7 +107,8 @@ class SshHost:
         self.log = folder / "sshd.log"
         self.listener: subprocess.Popen[bytes] | None = None
         self.sessions: list[Process] = []  # of listeners that were stopped
-        (folder / "authorized_keys").write_text("" if options.refuse_key else user_key + "\n")
+        accepted = [*([] if options.refuse_key else [user_key]), *options.authorized]
+        (folder / "authorized_keys").write_text("".join(f"{line}\n" for line in accepted))
         (folder / "bin").mkdir()
         if options.python:
             link_python(folder / "bin")
@@ -220,6 +225,10 @@ class SshHost:
         for process in self._open_sessions():
             process.send(signal.SIGKILL)
 
+    def logins(self) -> int:
+        """Say how often somebody has logged in since it was started."""
+        return self._said().count("Accepted publickey")
+
     # -- what runs there ------------------------------------------------------------------------------------
 
     def processes(self) -> list[Process]:
@@ -291,6 +300,39 @@ class SshHost:
         if self.options.greeting:
             lines.append(f'ForceCommand "{self.folder}/greet"')
         return "\n".join(lines) + "\n"
+
+
+class Agent:
+    """A real ssh-agent; `socket` is what SSH_AUTH_SOCK is to name."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="agent-")  # a socket's path must be short
+        self.socket = str(Path(self.folder.name) / "socket")
+        command = ["ssh-agent", "-D", "-a", self.socket]
+        if shutil.which("setpriv"):
+            command = ["setpriv", "--pdeathsig", "TERM", *command]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for(lambda: Path(self.socket).exists(), "the agent")
+
+    def add(self, key: Path, passphrase: str = "") -> None:
+        """Load a private key."""
+        answer = Path(self.folder.name) / "answer"
+        answer.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(passphrase)}\n")
+        answer.chmod(0o700)
+        env = {
+            "PATH": os.environ.get("PATH", SEARCH),
+            "SSH_AUTH_SOCK": self.socket,
+            "SSH_ASKPASS": str(answer),
+            "SSH_ASKPASS_REQUIRE": "force",
+            "DISPLAY": "none",  # older ones ask on a display only
+        }
+        subprocess.run(["ssh-add", "-q", key], env=env, stdin=subprocess.DEVNULL, check=True)
+
+    def close(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait()
+        self.folder.cleanup()
 
 
 class Hosts:

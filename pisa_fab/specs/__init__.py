@@ -9,21 +9,27 @@ them, and neither does `import pisa_fab.specs`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pisa_fab.model import Batch, Cluster
+from pisa_fab.errors import Position, SpecError, UsageError
+from pisa_fab.layout import Layout
+from pisa_fab.model import Batch, Cluster, Host
 
-__all__ = ["load_batch", "load_cluster"]
+__all__ = ["ad_hoc_batch", "hosts_named", "load_batch", "load_cluster"]
 
 
 def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
     """Read a jobs file: PISA's TOML when its name ends in `.toml`, else YAML.
 
-    `allow_huge` lifts the limit on the number of jobs (`max_jobs`). Files that the jobs file names are read
-    or looked for, nothing is written. Raises SpecError.
+    A folder stands for the jobs.yaml in it, as the run directory of a batch that was described by options
+    has one. `allow_huge` lifts the limit on the number of jobs (`max_jobs`). Files that the jobs file names
+    are read or looked for, nothing is written. Raises SpecError.
     """
     from pisa_fab.specs.jobs import read_batch
 
+    if path.is_dir():
+        path = _jobs_file_in(path)
     if path.suffix.lower() == ".toml":
         from pisa_fab.specs.pisa import as_jobs_file
         from pisa_fab.specs.toml_text import parse_toml
@@ -32,6 +38,47 @@ def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
     from pisa_fab.specs.yaml_text import parse_yaml
 
     return read_batch(parse_yaml(path), allow_huge=allow_huge)
+
+
+def _jobs_file_in(folder: Path) -> Path:
+    path = Layout(folder).jobs
+    if not path.exists():
+        raise SpecError(Position(folder), "is a folder without a jobs.yaml", "name the jobs file itself")
+    return path
+
+
+def ad_hoc_batch(
+    *,
+    script: str = "",
+    command: str = "",
+    sweep: Sequence[str] = (),
+    args: str = "",
+    venv: str = "",
+    output: str = "",
+    workdir: Path,
+    results: str = "",
+    timeout: str = "",
+    retries: str = "",
+    cluster: str = "",
+) -> tuple[Batch, str]:
+    """Make a batch of options; give it with the text of the jobs file that describes it, for its `source`.
+
+    The texts are those of the command line, "" for what was not given; `sweep` is a list of `KEY=VALUES`.
+    Paths are relative to `workdir`. Nothing is written. Raises SpecError, which names the option.
+    """
+    from pisa_fab.specs.ad_hoc import read_options
+
+    options = {
+        "script": script,
+        "command": command,
+        "venv": venv,
+        "output": output,
+        "args": args,
+        "results": results,
+        "timeout": timeout,
+        "retries": retries,
+    }
+    return read_options(options, sweep, workdir, cluster)
 
 
 def load_cluster(path: Path) -> Cluster:
@@ -45,3 +92,18 @@ def load_cluster(path: Path) -> Cluster:
     from pisa_fab.specs.yaml_text import parse_yaml
 
     return read_cluster(parse_yaml(path))
+
+
+def hosts_named(texts: Iterable[str], slots: int) -> tuple[Host, ...]:
+    """Give the hosts that texts like `pc[01-34]` and `user@host:port` name, each once. Raises UsageError."""
+    from pisa_fab.specs.hosts import expand_addresses
+    from pisa_fab.specs.problems import FieldError
+
+    hosts: dict[str, Host] = {}
+    for text in texts:
+        try:
+            named = expand_addresses(text)
+        except FieldError as error:
+            raise UsageError(f"a host {error}", error.hint) from error
+        hosts.update((each.host, Host(each.host, slots, each.user, each.port)) for each in named)
+    return tuple(hosts.values())

@@ -21,13 +21,22 @@ class HostOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    slots: Positive | None = None
-    user: Name | None = None
-    port: Port | None = None
-    identity: Name | None = None
-    gateway: Name | None = None
-    python: Name | None = None
-    nice: Nice | None = None
+    slots: Positive | None = Field(None, description="How many jobs at once on a host. Default: 1.")
+    user: Name | None = Field(None, description="As for ssh. Default: as ~/.ssh/config says.")
+    port: Port | None = Field(None, description="As for ssh. Default: as ~/.ssh/config says.")
+    identity: Name | None = Field(
+        None, description="The file of a private key. Default: as ~/.ssh/config says, and the agent's keys."
+    )
+    gateway: Name | None = Field(
+        None,
+        description="A host through which to connect; hosts with the same one share one connection to it.",
+    )
+    python: Name | None = Field(
+        None, description="What runs the worker on the host, Python 3.8 or newer. Default: python3."
+    )
+    nice: Nice | None = Field(
+        None, description="How far jobs there stand back, 0 to 19. Default: nice of the jobs file."
+    )
 
     def given(self) -> dict[str, Any]:
         """Give the options that were written."""
@@ -37,7 +46,7 @@ class HostOptions(BaseModel):
 class HostEntry(HostOptions):
     """An entry of `hosts` that is a mapping."""
 
-    host: Name
+    host: Name = Field(description="A name or a range of names: pc04, pc[01-34], user@host:port.")
 
 
 def _entry(value: Any) -> Any:
@@ -53,9 +62,16 @@ def _lease(seconds: float) -> float:
 class ClusterFile(HostOptions):
     """The keys of a cluster file."""
 
-    hosts: Annotated[list[Annotated[HostEntry, BeforeValidator(_entry)]], Field(min_length=1)]
-    lease: Annotated[Duration, AfterValidator(_lease)] = 60.0
-    patience: Duration | None = None
+    hosts: Annotated[list[Annotated[HostEntry, BeforeValidator(_entry)]], Field(min_length=1)] = Field(
+        description="The PCs: names as for ssh, pc[01-34], user@host:port, or {host: pc04, slots: 1}."
+    )
+    lease: Annotated[Duration, AfterValidator(_lease)] = Field(
+        60.0,
+        description="How long head and worker may hear nothing from each other; at least 1 s. Default: 60s.",
+    )
+    patience: Duration | None = Field(
+        None, description="How long a run waits for a host when none is left. Default: ten times the lease."
+    )
 
 
 def read_cluster(document: Document) -> Cluster:

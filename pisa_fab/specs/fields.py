@@ -1,6 +1,7 @@
 """The types of single values that both file formats use: texts, names, durations, lists of words.
 
-Their validators raise `FieldError`, which ends the sentence that begins with the key.
+Their validators raise `FieldError`, which ends the sentence that begins with the key. What `WithJsonSchema`
+says is for editors: they see the numbers and truth values of YAML where the reader gives text.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 import shlex
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from pisa_fab.specs.problems import FieldError, shown
 
@@ -74,11 +75,58 @@ def _words(value: Any) -> Any:
     return split_words(value) if isinstance(value, str) else value
 
 
-Text = Annotated[str, AfterValidator(check_word)]
-Name = Annotated[str, AfterValidator(_not_empty), AfterValidator(check_word)]
+def _named(words: list[str]) -> list[str]:
+    if not words[0].strip():
+        raise FieldError("begins with an empty text where a program's name should be")
+    return words
+
+
+# What an editor may find where we read a text: `12`, `0.5` and `yes` are written without quotes.
+SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean"]}
+
+
+def _whole(least: int, most: int | None = None) -> WithJsonSchema:
+    """Say to an editor that a whole number is meant, which may stand in quotes."""
+    bounds = {"minimum": least} | ({} if most is None else {"maximum": most})
+    return WithJsonSchema({"type": ["integer", "string"], "pattern": "^[0-9]+$", **bounds})
+
+
+Text = Annotated[str, AfterValidator(check_word), WithJsonSchema(SCALAR)]
+Name = Annotated[
+    str, AfterValidator(_not_empty), AfterValidator(check_word), WithJsonSchema({**SCALAR, "minLength": 1})
+]
 EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
-Duration = Annotated[float, BeforeValidator(duration)]
-Words = Annotated[list[Text], BeforeValidator(_words)]
-Nice = Annotated[int, Field(ge=0, le=19)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
+Duration = Annotated[
+    float,
+    BeforeValidator(duration),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "exclusiveMinimum": 0,
+            "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$",
+            "examples": ["90", "15m", "2h", "1d"],
+        }
+    ),
+]
+Words = Annotated[
+    list[Text],
+    BeforeValidator(_words),
+    WithJsonSchema({"anyOf": [SCALAR, {"type": "array", "items": SCALAR}]}),
+]
+Program = Annotated[
+    Words,
+    Field(min_length=1),
+    AfterValidator(_named),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {**SCALAR, "minLength": 1},
+                {"type": "array", "minItems": 1, "items": SCALAR},
+            ]
+        }
+    ),
+]
+Nice = Annotated[int, Field(ge=0, le=19), _whole(0, 19)]
+Port = Annotated[int, Field(ge=1, le=65535), _whole(1, 65535)]
+Count = Annotated[int, Field(ge=0), _whole(0)]
+Positive = Annotated[int, Field(ge=1), _whole(1)]

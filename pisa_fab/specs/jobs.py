@@ -19,11 +19,13 @@ from pisa_fab.layout import Layout
 from pisa_fab.model import Batch, Limits, ResultFormat
 from pisa_fab.specs.fields import (
     LONGEST_WORD,
+    Count,
     Duration,
     EnvironmentName,
     Name,
     Nice,
     Positive,
+    Program,
     Text,
     Words,
     byte_length,
@@ -68,26 +70,62 @@ class JobsFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    workdir: Name = "."
-    venv: Name | None = None
-    script: Name | None = None
-    command: Annotated[Words, Field(min_length=1)] | None = None
-    output: Name
-    args: Words = []
-    sweep: Any = None
-    exclude: list[dict[str, Any]] = []
-    include: list[dict[str, Any]] = []
-    env: Annotated[dict[EnvironmentName, Text], AfterValidator(_environment)] = {}
-    timeout: Duration | None = None
-    retries: Annotated[int, Field(ge=0)] = 0
-    max_losses: Positive = 3
-    stop_after: Annotated[int, Field(ge=0)] = 5
-    threads: Positive = 1
-    nice: Nice = 19
-    results: Annotated[ResultFormat, BeforeValidator(_result_format)] | None = None
-    assignments: Name | None = None
-    cluster: Name | None = None
-    max_jobs: Positive = _MAX_JOBS
+    output: Name = Field(description="The run directory: outputs, tables and the journal. Its own folder.")
+    script: Name | None = Field(
+        None,
+        description="A Python script, run by the venv's python or, without a venv, by the host's python3.",
+    )
+    command: Program | None = Field(
+        None, description="Any other program, with its first arguments, instead of a script."
+    )
+    workdir: Name = Field(
+        ".",
+        description="Where every job is started; all else is relative to it. Default: this file's folder.",
+    )
+    venv: Name | None = Field(None, description="A virtual environment; its python runs the script.")
+    args: Words = Field(
+        [], description="Arguments that every job gets, before those of the sweep: a list, or one text."
+    )
+    sweep: Any = Field(
+        None, description="The arguments that vary: every combination; the last varies fastest."
+    )
+    exclude: list[dict[str, Any]] = Field(
+        [], description="Combinations to drop: those that have all values of one of these mappings."
+    )
+    include: list[dict[str, Any]] = Field(
+        [], description="Combinations to add at the end. An option may be left out, it is then not passed."
+    )
+    env: Annotated[dict[EnvironmentName, Text], AfterValidator(_environment)] = Field(
+        {}, description="Variables for the jobs' environment."
+    )
+    timeout: Duration | None = Field(
+        None, description="How long a job may take: 90 (seconds), 15m, 2h or 1d. Default: no limit."
+    )
+    retries: Count = Field(0, description="How often a job that failed is run again, after fresh work.")
+    max_losses: Positive = Field(
+        3, description="How many hosts may be lost with a job before it is given up."
+    )
+    stop_after: Count = Field(
+        5, description="The run stops when its first so many jobs all fail in the same way; 0 for never."
+    )
+    threads: Positive = Field(
+        1, description="For the thread pools of NumPy's libraries and their like (OMP_NUM_THREADS, ...)."
+    )
+    nice: Nice = Field(19, description="How far jobs stand back behind other programs, 0 to 19.")
+    results: Annotated[ResultFormat, BeforeValidator(_result_format)] | None = Field(
+        None, description="How collect reads what jobs print: json, csv or {regex: '(?P<name>...)'}."
+    )
+    assignments: Name | None = Field(
+        None, description="The file that says which job has which arguments. Default: in the run directory."
+    )
+    cluster: Name | None = Field(
+        None, description="The cluster file. Default: cluster.yaml beside this file, if there is one."
+    )
+    notify: Program = Field(
+        [],
+        description="A command to run when a run has ended, without a shell; {summary}, {output}, {state}.",
+    )
+    max_jobs: Positive = Field(_MAX_JOBS, description="A sweep of more combinations is taken for a mistake.")
 
 
 def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
@@ -113,6 +151,7 @@ def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
         stop_after=spec.stop_after,
         results=spec.results,
         cluster=paths.cluster(),
+        notify=tuple(spec.notify),
     )
 
 

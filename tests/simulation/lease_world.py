@@ -33,7 +33,7 @@ from pisa_fab.events import (
     Stop,
 )
 from pisa_fab.history import History
-from pisa_fab.journal import decode, encode
+from pisa_fab.journal_format import decode, encode
 from pisa_fab.messages import STOP_GRACE, lease_grace, margin_of
 from pisa_fab.model import Policy
 from pisa_fab.worker import LONGEST_WAIT, Lease

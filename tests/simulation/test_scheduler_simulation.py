@@ -32,7 +32,7 @@ from pisa_fab.events import (
     Stop,
 )
 from pisa_fab.history import History
-from pisa_fab.journal import decode, encode
+from pisa_fab.journal_format import decode, encode
 from pisa_fab.model import Policy
 
 JOBS = 300

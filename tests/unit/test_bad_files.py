@@ -82,13 +82,15 @@ UNREADABLE = [
 
 KEYS = [
     jobs("ouput: x", "3:1", 'unknown key "ouput"', 'did you mean "output"?'),
-    jobs("memory: 2G", "3:1", 'unknown key "memory"', "known are workdir, venv"),
+    jobs("memory: 2G", "3:1", 'unknown key "memory"', "known are output, script"),
     whole("script: fib.py\n", "1:1", '"output" is missing'),
     whole("script: fib.py\nouput: run\n", "2:1", 'unknown key "ouput"', 'did you mean "output"?'),
     whole("output: run\n", "1:1", "neither script nor command", "write script:"),
     jobs("command: [ls]", "3:1", "script and command cannot both be given", "remove one"),
     whole("output: run\ncommand: []\n", "2:10", '"command" is empty'),
     whole("output: ''\nscript: fib.py\n", "1:9", '"output" is empty'),
+    whole("output: run\ncommand: ['', x]\n", "2:10", '"command" begins with an empty text', ""),
+    jobs("notify: [' ']", "3:9", '"notify" begins with an empty text'),
     jobs("timeout: soon", "3:10", '"timeout" must be a duration, not "soon"', "15m"),
     jobs("timeout: 0", "3:10", '"timeout" must be more than 0'),
     jobs("retries: -1", "3:10", '"retries" must be at least 0, not "-1"'),
@@ -112,6 +114,11 @@ KEYS = [
     jobs("results: {regex: '('}", "3:10", '"results" has a regex that is not valid'),
     jobs("results: {regex: 'x=(.*)'}", "3:10", "a regex without a named group", "(?P<name>...)"),
     jobs("results: regex", "3:10", '"results" must be json', "write {regex:"),
+    jobs("notify: []", "3:9", '"notify" is empty'),
+    jobs("notify: ''", "3:9", '"notify" is empty'),
+    jobs("notify: {mail: me}", "3:9", '"notify" must be a list, not a mapping'),
+    jobs("notify: [mail, [me]]", "3:16", 'item 2 of "notify" must be a text, not a list'),
+    jobs("notify: mail 'me", "3:9", '"notify" has a quote that is not closed'),
     jobs("retries: many\nnice: 99\nouput: x", "3:10", '"retries" must be a whole number'),
 ]
 
@@ -379,7 +386,15 @@ def test_a_file_that_is_not_there_is_named(name: str, folder: Path) -> None:
 
 
 def test_a_folder_is_not_taken_for_a_file(folder: Path) -> None:
+    with pytest.raises(SpecError, match=r"^data: is a folder without a jobs.yaml\n"):
+        load_batch(Path("data"))
     with pytest.raises(SpecError, match=r"^data: is a folder, not a file$"):
+        load_cluster(Path("data"))
+
+
+def test_a_mistake_in_the_jobs_file_of_a_folder_is_shown_in_that_file(folder: Path) -> None:
+    (folder / "data" / "jobs.yaml").write_text("ouput: run\n")
+    with pytest.raises(SpecError, match=r"^data/jobs.yaml:1:1: unknown key"):
         load_batch(Path("data"))
 
 

@@ -29,6 +29,7 @@ from pisa_fab.errors import RunError
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
+    CancelAsked,
     Ending,
     Event,
     HostCleared,
@@ -41,6 +42,7 @@ from pisa_fab.events import (
     JobGivenUp,
     JobRecord,
     JobsAdded,
+    JobsCancelled,
     JobsReopened,
     Outcome,
     RunClosed,
@@ -48,7 +50,8 @@ from pisa_fab.events import (
     SlotsChanged,
 )
 from pisa_fab.history import History
-from pisa_fab.journal import FORMAT, Journal, decode, encode, read
+from pisa_fab.journal import Journal, read
+from pisa_fab.journal_format import FORMAT, decode, encode
 from pisa_fab.model import Policy
 
 JOURNALS = Path(__file__).parent / "journals"
@@ -89,9 +92,11 @@ def records(draw: st.DrawFn) -> tuple[JobRecord, ...]:
 
 
 KINDS: dict[type, st.SearchStrategy[Event]] = {
-    RunOpened: st.builds(RunOpened, TEXT, TEXT, NUMBER, NUMBERS, POLICY, NUMBER),
+    RunOpened: st.builds(RunOpened, TEXT, TEXT, NUMBER, NUMBERS, POLICY, NUMBER, NUMBER),
     JobsAdded: st.builds(JobsAdded, NUMBER, records()),
     JobsReopened: st.builds(JobsReopened, NUMBERS),
+    CancelAsked: st.builds(CancelAsked, NUMBERS, TEXT),
+    JobsCancelled: st.builds(JobsCancelled, NUMBERS),
     HostReady: st.builds(HostReady, TEXT, NUMBER, TEXT, NUMBER, TEXT, st.booleans(), HOLDS),
     HostUnusable: st.builds(HostUnusable, TEXT, TEXT),
     HostLost: st.builds(HostLost, TEXT, TEXT, st.booleans()),

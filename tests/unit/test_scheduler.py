@@ -15,6 +15,7 @@ from pisa_fab.events import (
     Action,
     AttemptEnded,
     AttemptStarted,
+    CancelAsked,
     Discard,
     Ending,
     Event,
@@ -28,6 +29,7 @@ from pisa_fab.events import (
     JobGivenUp,
     JobRecord,
     JobsAdded,
+    JobsCancelled,
     JobsReopened,
     JobState,
     Outcome,
@@ -36,7 +38,7 @@ from pisa_fab.events import (
     SlotsChanged,
     Stop,
 )
-from pisa_fab.journal import decode, encode
+from pisa_fab.journal_format import decode, encode
 from pisa_fab.model import Policy
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL, TRANSITIONS, Happening
@@ -699,6 +701,73 @@ def test_reopening_leaves_unfinished_jobs_alone() -> None:
     assert scheduler.snapshot() == before
 
 
+def test_a_waiting_job_is_cancelled_at_once() -> None:
+    scheduler = scheduler_with(jobs=3)
+    assert scheduler.apply(CancelAsked((1, 2), "me@pc")) == []
+    assert scheduler.is_unwanted(1)
+    assert scheduler.decide(0.0) == [JobsCancelled((1, 2))]
+    assert [scheduler.state(job) for job in range(3)] == [JobState.WAITING, *[JobState.CANCELLED] * 2]
+    scheduler.apply(HostReady("a", 3))
+    assert scheduler.decide(0.0) == [AttemptStarted(0, 1, "a")]
+    assert not scheduler.is_unwanted(1)
+
+
+def test_a_running_job_is_stopped_and_then_cancelled() -> None:
+    scheduler = scheduler_with(HostReady("a", 1), jobs=1, policy=Policy(retries=3))
+    [start] = scheduler.decide(0.0)
+    assert scheduler.apply(CancelAsked((0,))) == [Stop(0, 1, "a")]
+    assert scheduler.apply(CancelAsked((0,))) == []
+    assert scheduler.decide(0.0) == []
+    assert scheduler.state(0) is JobState.RUNNING
+    assert scheduler.apply(ended(start, STOPPED)) == [Accept(0, 1, "a", publish=False)]
+    assert scheduler.decide(0.0) == [JobsCancelled((0,))]
+    assert scheduler.finished
+
+
+def test_a_job_that_ends_by_itself_before_it_is_cancelled_counts() -> None:
+    scheduler = scheduler_with(HostReady("a", 1), jobs=1)
+    [start] = scheduler.decide(0.0)
+    scheduler.apply(CancelAsked((0,)))
+    assert scheduler.apply(ended(start, GOOD)) == [Accept(0, 1, "a", publish=True)]
+    assert scheduler.decide(0.0) == []
+    assert scheduler.state(0) is JobState.SUCCEEDED
+
+
+def test_a_job_in_doubt_is_cancelled_when_the_doubt_is_over() -> None:
+    scheduler = scheduler_with(HostReady("a", 1), HostReady("b", 1), jobs=1)
+    scheduler.decide(0.0)
+    scheduler.apply(HostLost("a", "silent"), 10.0)
+    assert scheduler.apply(CancelAsked((0,))) == []
+    assert scheduler.decide(11.0) == []
+    until = scheduler.wake_at()
+    assert until is not None
+    assert scheduler.decide(until) == [JobsCancelled((0,))]
+
+
+def test_a_cancelled_job_that_is_found_again_on_its_host_is_stopped() -> None:
+    scheduler = scheduler_with(HostReady("a", 1, machine="m"), jobs=1)
+    [start] = scheduler.decide(0.0)
+    scheduler.apply(HostLost("a", "silent"), 10.0)
+    scheduler.apply(CancelAsked((0,)))
+    back = HostReady("a", 1, machine="m", resumed=True, holds=((0, 1),))
+    assert scheduler.apply(back) == [Stop(0, 1, "a")]
+    scheduler.apply(ended(start, STOPPED))
+    assert scheduler.decide(20.0) == [JobsCancelled((0,))]
+
+
+def test_what_a_dead_head_was_to_cancel_is_cancelled_by_the_next() -> None:
+    scheduler = scheduler_with(HostReady("a", 1), jobs=2)
+    scheduler.decide(0.0)
+    scheduler.apply(CancelAsked((0, 1)))
+    scheduler.apply(opened(range(2)))
+    assert scheduler.decide(0.0) == [JobsCancelled((1,))]
+    until = scheduler.wake_at()
+    assert until is not None
+    assert scheduler.decide(until) == [JobsCancelled((0,))]
+    scheduler.apply(JobsReopened((0,)))
+    assert scheduler.state(0) is JobState.WAITING
+
+
 def test_a_drained_scheduler_decides_nothing_but_takes_results() -> None:
     scheduler = scheduler_with(HostReady("a", 1), jobs=3)
     [start] = scheduler.decide(0.0)
@@ -724,6 +793,10 @@ def in_state(state: JobState) -> Scheduler:
             scheduler.apply(AttemptEnded(0, 1, "a", BAD))
         case JobState.IN_DOUBT:
             scheduler.apply(HostLost("a", "silent"))
+        case JobState.CANCELLED:
+            scheduler.apply(CancelAsked((0,)))
+            scheduler.apply(AttemptEnded(0, 1, "a", STOPPED))
+            scheduler.decide(0.0)
         case JobState.LOST:
             scheduler.apply(HostLost("a", "reset", worker_ended=True))
             scheduler.decide(0.0)
@@ -742,6 +815,7 @@ CAUSES: dict[Happening, tuple[Event, ...]] = {
     Happening.GIVEN_UP: (JobGivenUp(0, ("a",)),),
     Happening.ALLOWED: (opened(range(1), Policy(retries=1, max_losses=2)),),
     Happening.REOPENED: (JobsReopened((0,)),),
+    Happening.CANCELLED: (JobsCancelled((0,)),),
     Happening.FOUND: (HostReady("a", 1, resumed=True, holds=((0, 1),)),),
     Happening.UNKNOWN_THERE: (HostReady("a", 1, machine="m", resumed=True),),
     Happening.FORGIVEN: (HostQuarantined("a", "", (0,)),),
@@ -766,7 +840,7 @@ def test_every_event_in_every_state_does_what_the_table_says(state: JobState, wh
 @pytest.mark.parametrize("state", JobState)
 def test_a_failure_with_retries_left_does_what_the_table_says(state: JobState) -> None:
     scheduler = in_state(state)
-    scheduler.policy = Policy(retries=3)
+    scheduler._budgets.policy = Policy(retries=3)
     scheduler.apply(AttemptEnded(0, 1, "a", BAD))
     assert scheduler.state(0) is TRANSITIONS.get((state, Happening.FAILED_ONCE), state)
 
@@ -812,6 +886,7 @@ class AnyRun(RuleBasedStateMachine):
         self.places: dict[tuple[int, int], str] = {}  # the machine of every attempt
         self.policy = POLICY
         self.drained = False
+        self.unwanted: set[int] = set()  # jobs that somebody wants to be cancelled
 
     def happen(self, event: Event) -> list[Action]:
         self.lines.append((self.now, encode(self.now, event)))
@@ -858,7 +933,11 @@ class AnyRun(RuleBasedStateMachine):
         here = {job: attempt for job, attempt in doubts.items() if self.was_on(attempt) == event.host}
         stops = self.happen(event)
         self.machines[event.host] = event.machine
-        unwanted = [attempt for attempt in event.holds if attempt not in here.values()]
+        unwanted = [
+            attempt
+            for attempt in event.holds
+            if attempt not in here.values() or self.scheduler.is_unwanted(attempt[0])
+        ]
         assert stops == [Stop(*attempt, event.host) for attempt in unwanted]
         for job, attempt in doubts.items():
             if job in here and attempt in event.holds:
@@ -928,13 +1007,14 @@ class AnyRun(RuleBasedStateMachine):
                     if before[job] is JobState.FAILED:  # for good, but it was forgiven
                         before[job] = JobState.WAITING
                         self.published.pop(job, None)
-            if not isinstance(decision, AttemptStarted | JobGivenUp):
+            if not isinstance(decision, AttemptStarted | JobGivenUp | JobsCancelled):
                 continue
-            if before[decision.job] is JobState.IN_DOUBT:
-                last = over[decision.job]
-                assert self.now >= self.surely_over[(last.job, last.attempt)]
-            else:
-                assert before[decision.job] is JobState.WAITING
+            for job in decision.jobs if isinstance(decision, JobsCancelled) else [decision.job]:
+                if before[job] is JobState.IN_DOUBT:
+                    assert self.now >= self.surely_over[(job, over[job].attempt)]
+                else:
+                    assert before[job] is JobState.WAITING
+                assert (job in self.unwanted) is isinstance(decision, JobsCancelled)
             if isinstance(decision, AttemptStarted):
                 assert decision.attempt > max(
                     (a.attempt for a in self.attempts if a.job == decision.job), default=0
@@ -945,6 +1025,8 @@ class AnyRun(RuleBasedStateMachine):
                 assert running <= slots
         if not self.drained:
             self.nothing_waits_in_vain()
+            here = self.unwanted & set(self.scheduler.jobs)
+            assert not any(self.scheduler.state(job) is JobState.WAITING for job in here)
         wake_at = self.scheduler.wake_at()
         assert wake_at is None or wake_at > self.now
 
@@ -991,6 +1073,20 @@ class AnyRun(RuleBasedStateMachine):
                 self.published.pop(job, None)
         self.happen(JobsReopened(tuple(sorted(jobs))))
 
+    @rule(jobs=st.sets(st.integers(0, JOBS - 1), min_size=1))
+    def user_cancels(self, jobs: set[int]) -> None:
+        runs = {job: start for job, start in self.scheduler.running.items() if job in jobs - self.unwanted}
+        stops = self.happen(CancelAsked(tuple(sorted(jobs)), "me"))
+        assert stops == [Stop(job, runs[job].attempt, runs[job].host) for job in sorted(runs)]
+        self.unwanted |= {job for job in jobs if self.scheduler.state(job) not in FINAL}
+
+    @invariant()
+    def what_is_to_be_cancelled_ends_once(self) -> None:
+        for job in range(JOBS):
+            if self.scheduler.state(job) in FINAL:
+                self.unwanted.discard(job)
+            assert self.scheduler.is_unwanted(job) is (job in self.unwanted)
+
     @precondition(lambda self: len(self.lines) > 20)
     @rule()
     def user_interrupts(self) -> None:
@@ -1012,7 +1108,7 @@ class AnyRun(RuleBasedStateMachine):
         self.happen(opened(sorted(jobs), policy))
         for job, state in old.items():
             if state in FINAL and self.scheduler.state(job) not in FINAL:
-                assert state is not JobState.SUCCEEDED
+                assert state not in (JobState.SUCCEEDED, JobState.CANCELLED)
                 self.published.pop(job, None)  # the policy allows more
 
     def replayed(self, *, live: bool) -> Scheduler:

@@ -128,6 +128,22 @@ def test_a_tilde_is_the_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert loaded.plan.job(0, 0).argv == (f"{folder}/venv/bin/python", f"{folder}/fib.py")
 
 
+def test_a_folder_stands_for_the_jobs_file_in_it(folder: Path) -> None:
+    named = batch(folder, "sweep: {-n: [1, 2]}")
+    found = load_batch(folder)
+    assert (found.source, found.workdir) == (named.source, folder)
+    assert found.plan.keys() == named.plan.keys()
+
+
+@pytest.mark.parametrize("written", ["[say, 'it is {state}', '{x}']", "say 'it is {state}' {x}"])
+def test_a_command_to_notify_is_a_list_of_words_or_a_text(folder: Path, written: str) -> None:
+    assert batch(folder, f"notify: {written}").notify == ("say", "it is {state}", "{x}")
+
+
+def test_nobody_is_notified_by_default(folder: Path) -> None:
+    assert batch(folder, "").notify == ()
+
+
 def test_symbolic_links_are_left_alone(folder: Path) -> None:
     (folder / "real").mkdir()
     (folder / "link").symlink_to("real")

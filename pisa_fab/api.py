@@ -1,0 +1,410 @@
+"""The Python API: `Batch`, `Pool`, `Results`. The tasks are made of it, too.
+
+    from pisa_fab import Batch, Pool
+
+    batch = Batch.load("jobs.yaml")
+    results = Pool.load("cluster.yaml").run(batch)
+    for result in results:
+        print(result.arguments, result.stdout)
+
+What they do is done by the rooms behind them; here is what a program may count on from version to version.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from pisa_fab.errors import UsageError
+from pisa_fab.events import JobState
+from pisa_fab.layout import Layout
+from pisa_fab.model import Batch as BatchSpec
+from pisa_fab.model import Cluster, Host, Job, job_name
+from pisa_fab.numbering import Numbering
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pisa_fab.history import History, JobResult
+    from pisa_fab.launch import Ended
+    from pisa_fab.pool import Access, LinkGroup
+    from pisa_fab.progress import PlainView
+    from pisa_fab.results import Table
+
+Ask = Callable[[str], str]
+
+
+class Batch:
+    """What one jobs file describes.
+
+    Attributes:
+        spec: all that is known of it.
+        jobs_file: the text of a jobs file that a run puts into the run directory; "" where there is a file.
+    """
+
+    def __init__(self, spec: BatchSpec, jobs_file: str = "") -> None:
+        self.spec = spec
+        self.jobs_file = jobs_file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Batch:
+        """Read a jobs file, YAML or PISA's TOML; a folder stands for its jobs.yaml. Raises SpecError."""
+        from pisa_fab import specs
+
+        return cls(specs.load_batch(Path(path)))
+
+    @classmethod
+    def from_options(cls, *, sweep: Sequence[str] = (), cluster: str = "", **options: str) -> Batch:
+        """Make a batch of what `submit` takes instead of a jobs file, relative to the current folder.
+
+        `sweep` has texts such as `-n=0..40`; `options` are `script`, `command`, `args`, `venv`, `output`,
+        `results`, `timeout` and `retries`, all texts. Raises SpecError.
+        """
+        from pisa_fab import specs
+
+        return cls(*specs.ad_hoc_batch(sweep=sweep, cluster=cluster, workdir=Path.cwd(), **options))
+
+    @property
+    def output(self) -> Path:
+        """The run directory."""
+        return self.spec.output
+
+    @property
+    def layout(self) -> Layout:
+        """The paths under the run directory."""
+        return Layout(self.output)
+
+    def __len__(self) -> int:
+        return len(self.spec.plan)
+
+    def __iter__(self) -> Iterator[Job]:
+        """Give every job with its number, as `dryrun` shows them. Raises RunError for a damaged journal."""
+        return self.look()[1].jobs(self.spec.plan)
+
+    def look(self) -> tuple[History, Numbering]:
+        """Give what the journal amounts to now, and the number of every job. Raises RunError."""
+        from pisa_fab.run import read_history
+
+        history = read_history(self.output)
+        return history, Numbering.of(self.spec.plan, history.numbers(), history.next_number)
+
+    def results(self) -> Results:
+        """Give what is known of every job now, while it runs and after. Raises RunError."""
+        return Results(self.spec, *self.look())
+
+
+class Pool:
+    """The hosts that do the work, and how they are reached.
+
+    Attributes:
+        cluster: the hosts.
+        is_remote: whether they are reached over SSH; else it is this machine.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        is_remote: bool = True,
+        config: object = None,
+        connections: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.is_remote = is_remote
+        self._config = config
+        self._connections = connections or {}
+
+    @classmethod
+    def load(cls, path: str | Path, *, config: object = None) -> Pool:
+        """Read a cluster file, YAML or PISA's JSON. Raises SpecError.
+
+        `config` is a `fabric.Config` for the connections; None reads Fabric's configuration files.
+        """
+        from pisa_fab import specs
+
+        return cls(specs.load_cluster(Path(path)), config=config)
+
+    @classmethod
+    def of(cls, *hosts: str, slots: int = 1, config: object = None) -> Pool:
+        """Make a pool of hosts, written as in a cluster file: `Pool.of("pc[01-34]", "me@far:2222")`.
+
+        Raises UsageError for what is no name of a host.
+        """
+        from pisa_fab import specs
+
+        return cls(Cluster(specs.hosts_named(hosts, slots)), config=config)
+
+    @classmethod
+    def over(cls, connections: Sequence[Any], *, settings: Cluster | None = None, slots: int = 1) -> Pool:
+        """Make a pool of the hosts of Fabric Connections, with their users, keys and gateways.
+
+        A host that `settings`, a cluster, also has gets its slots and the like from there.
+        """
+        from pisa_fab.pool import host_of
+
+        given = {host.name: host for host in settings.hosts} if settings else {}
+        hosts: dict[str, Host] = {}
+        for connection in connections:
+            named = host_of(connection)
+            known = given.get(named.name, Host(named.name, slots))
+            hosts[named.name] = replace(known, user=named.user or known.user, port=named.port or known.port)
+        cluster = replace(settings or Cluster(()), hosts=tuple(hosts.values()), source=None)
+        by_name = {connection.original_host: connection for connection in connections}
+        return cls(cluster, config=connections[0].config, connections=by_name)
+
+    @classmethod
+    def this_machine(cls, slots: int = 0) -> Pool:
+        """Make a pool of this machine, with so many slots, or one for each core that we may use."""
+        host = Host(socket.gethostname(), slots=slots or len(os.sched_getaffinity(0)))
+        return cls(Cluster((host,)), is_remote=False)
+
+    def with_slots(self, slots: int) -> Pool:
+        """Give the same pool with so many slots on each host."""
+        hosts = tuple(replace(host, slots=slots) for host in self.cluster.hosts)
+        cluster = replace(self.cluster, hosts=hosts, source=None)
+        return Pool(cluster, is_remote=self.is_remote, config=self._config, connections=self._connections)
+
+    def __len__(self) -> int:
+        return len(self.cluster.hosts)
+
+    def access(self, ask: Ask | None = None, *, accept_new: bool = False, password: str = "") -> Access:
+        """Give how the hosts are reached; `ask` is asked for passphrases that are needed.
+
+        Raises UsageError where ~/.ssh/config cannot be used.
+        """
+        from pisa_fab.pool import Access
+
+        access = Access(self._config, self._connections, accept_new=accept_new, password=password)
+        access.resolve(self.cluster.hosts)
+        if ask is not None:
+            access.unlock(self.cluster.hosts, ask)
+        return access
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        only: Sequence[int] | None = None,
+        retry_failed: bool = False,
+        rerun: bool = False,
+        show: bool = False,
+    ) -> Results:
+        """Run what is not finished yet, and give what became of every job.
+
+        Args:
+            batch: what to run.
+            only: the numbers of the jobs to run; None for all.
+            retry_failed: whether to run jobs again that have failed.
+            rerun: whether to run all jobs again.
+            show: whether to show on standard output how it goes, as `submit` does.
+
+        Failed jobs raise nothing: see `Results.failed`. Raises PoolError if no usable host was left, RunError
+        if the run directory cannot be used, UsageError for a number that no job has.
+        """
+        from pisa_fab.progress import NoView, view
+
+        ended = self.launch(
+            batch, view() if show else NoView(), only=only, retry_failed=retry_failed, rerun=rerun
+        )
+        ended.raise_if_alone()
+        return Results(batch.spec, ended.history, batch.look()[1], ended.reason)
+
+    def launch(
+        self,
+        batch: Batch,
+        view: PlainView,
+        *,
+        only: Sequence[int] | None = None,
+        retry_failed: bool = False,
+        rerun: bool = False,
+        access: Access | None = None,
+        at_work: Callable[[], None] = lambda: None,
+    ) -> Ended:
+        """Do what `run` does, shown by a view; give how it ended. Raises PisaError.
+
+        `access` is how the hosts are reached, if that was found out already; `at_work` is called when the run
+        directory is held and the work begins.
+        """
+        from pisa_fab.cluster_file import ClusterFile
+        from pisa_fab.launch import launch
+        from pisa_fab.pool import LinkGroup
+        from pisa_fab.run import Wish
+
+        def this_machine(hosts: Sequence[Host]) -> LinkGroup:
+            return LinkGroup.on_this_machine(hosts[0].name)
+
+        wanted = None if only is None else tuple(sorted(set(only)))
+        source = self.cluster.source
+        return launch(
+            batch.spec,
+            self.cluster,
+            (access or self.access()).links if self.is_remote else this_machine,
+            Wish(retry_failed, rerun, wanted, batch.jobs_file),
+            view,
+            where="" if self.is_remote else "this machine (there is no cluster file)",
+            file=ClusterFile(source) if source else None,
+            at_work=at_work,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is known of one job.
+
+    Attributes:
+        number, argv: which job it is, and its command line.
+        arguments: the value of every column of the sweep; None where the job has none.
+        state: `succeeded`, `failed`, `lost`, `cancelled`, `waiting`, `running` or `in doubt`.
+        host, attempt: where it ran last, and for the how-manieth time; None if it has not ended yet.
+        started: when that attempt was started.
+        seconds: how long it took.
+        exit_code, signal: how it ended.
+        memory: its peak in bytes.
+    """
+
+    number: int
+    argv: tuple[str, ...]
+    arguments: Mapping[str, str | None]
+    state: str
+    layout: Layout
+    host: str | None = None
+    attempt: int | None = None
+    started: datetime | None = None
+    seconds: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    memory: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The number as it stands in file names: `0007`."""
+        return job_name(self.number)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it did what it should."""
+        return self.state == JobState.SUCCEEDED
+
+    @property
+    def stdout(self) -> str:
+        """What it printed; "" if it has not ended yet. Raises OSError."""
+        return self._read("out")
+
+    @property
+    def stderr(self) -> str:
+        """What it printed to standard error; "" if it has not ended yet. Raises OSError."""
+        return self._read("err")
+
+    def _read(self, stream: str) -> str:
+        from pisa_fab.results import Outputs, ParseError
+
+        if self.attempt is None:
+            return ""
+        try:
+            return Outputs(self.layout).read(self.number, self.attempt, stream)
+        except ParseError as error:
+            raise OSError(f"job {self.name}: {error}") from error
+
+
+class Results(Sequence[Result]):
+    """What is known of every job of a batch, in the order of their numbers.
+
+    Attributes:
+        reason: how the run ended: `finished`, `interrupted`, `no host` or `hopeless`; "" of one that was only
+            looked at.
+    """
+
+    def __init__(self, batch: BatchSpec, history: History, numbering: Numbering, reason: str = "") -> None:
+        self.reason = reason
+        self._batch = batch
+        self._history = history
+        self._numbering = numbering
+
+    def __len__(self) -> int:
+        return len(self._numbering.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Result]: ...
+
+    def __getitem__(self, index: int | slice) -> Result | list[Result]:
+        """Give the result at a place; `job` finds one by its number."""
+        numbers = self._numbering.sorted[index]
+        return self.job(numbers) if isinstance(numbers, int) else [self.job(number) for number in numbers]
+
+    def job(self, number: int) -> Result:
+        """Give the result of the job with this number. Raises KeyError if the batch has none."""
+        job = self._batch.plan.job(self._numbering.index(number), number)
+        state = self._history.scheduler.state(number)
+        known = self._history.results.get(number)
+        base = Result(number, job.argv, job.arguments, state.value, Layout(self._batch.output))
+        return base if known is None else told(base, known)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every job did what it should."""
+        return all(self._history.scheduler.state(job) is JobState.SUCCEEDED for job in self._numbering.sorted)
+
+    @property
+    def failed(self) -> list[Result]:
+        """The results of the jobs that failed, or were given up."""
+        return [result for result in self if result.state in (JobState.FAILED, JobState.LOST)]
+
+    @cached_property
+    def table(self) -> Table:
+        """The table of `collect`: arguments, how it went, and what `results:` finds in the outputs."""
+        from pisa_fab.results import collect
+
+        return collect(self._batch, self._history, self._numbering)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Give the table as one dict a row; numbers of the journal are numbers, arguments are texts."""
+        return [{name: row.get(name) for name in self.table.columns} for row in self.table.rows]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Give the table as a pandas data frame, its arguments and results as numbers where all are.
+
+        Raises UsageError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UsageError("a data frame needs pandas", "pip install 'pisa-fab[frame]'") from error
+        frame = pandas.DataFrame(self.rows(), columns=self.table.columns)
+        for name in frame.columns:
+            if name != "job" and frame[name].dtype == object:
+                frame[name] = as_numbers(frame[name])
+        return frame
+
+
+def as_numbers(column: pandas.Series[Any]) -> pandas.Series[Any]:
+    """Give a column of texts as numbers if every one is a number, else as it is."""
+    import pandas
+
+    try:
+        return pandas.to_numeric(column)
+    except (ValueError, TypeError):
+        return column
+
+
+def told(base: Result, known: JobResult) -> Result:
+    """Put in how a job went."""
+    outcome = known.outcome
+    return replace(
+        base,
+        host=known.host,
+        attempt=known.attempt,
+        started=datetime.fromtimestamp(known.started).astimezone(),
+        seconds=outcome.seconds,
+        exit_code=outcome.exit_code,
+        signal=outcome.signal,
+        memory=outcome.memory,
+    )

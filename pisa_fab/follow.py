@@ -1,0 +1,126 @@
+"""A run that another process works on, watched: what its journal gains, and whether its head lives.
+
+From any PC that sees the run directory, so with what network file systems do in mind: only opening a file is
+sure to show what another PC wrote to it. Nothing is written here, and nothing said to anybody.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from pisa_fab import lock
+from pisa_fab.errors import RunError
+from pisa_fab.events import Event
+from pisa_fab.history import History
+from pisa_fab.journal import lines
+from pisa_fab.layout import Layout
+
+MARK = 512  # bytes before the end of what was read, by which the file is known again
+
+
+class JournalFollower:
+    """What a journal amounts to, kept up to date by reading only what was appended.
+
+    `tell` is given every event when it has been taken in, with its Unix time. Times in the history are Unix
+    times, those of the scheduler too.
+
+    Attributes:
+        path: of the journal, which need not exist yet.
+        history: what it amounts to; another object after the journal was found to be another.
+        begun: how often it was read from its beginning, 0 while there is none.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[float, Event], object] | None = None) -> None:
+        self.path = path
+        self.history = History()
+        self.begun = 0
+        self._tell = tell
+        self._end = 0  # of what was taken in
+        self._lines = 0
+        self._mark = b""  # what stands before that end
+
+    def update(self) -> bool:
+        """Take in what is new, and say whether anything was. Raises RunError.
+
+        A last line that is not whole, or not yet good, is left for the next time. A journal that is shorter
+        than before, or another, is read from its beginning: a head cuts a torn tail off, and a person may
+        delete the folder and submit again.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return self._read(file)
+        except FileNotFoundError:
+            return self._forget() if self._end else False
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # replaced between opening and reading: the next time shows it
+                return False
+            raise RunError(f"{self.path}: cannot be read: {error.strerror}", "is it yours?") from error
+
+    def _read(self, file: BinaryIO) -> bool:
+        start = self._end - len(self._mark)
+        file.seek(start)
+        news = False
+        if self._end == 0 or file.read(len(self._mark)) != self._mark:
+            news = self._forget() if self._end else False
+            self.begun += 1
+        start = self._end
+        file.seek(start)
+        try:
+            for end, found in lines(file, self.path, self._lines):
+                self._end = start + end
+                self._lines += 1
+                if found is not None:
+                    news = True
+                    moment, event = found
+                    self.history.apply(moment, event, moment)
+                    if self._tell is not None:
+                        self._tell(moment, event)
+        finally:
+            file.seek(max(0, self._end - MARK))
+            self._mark = file.read(self._end - file.tell())
+        return news
+
+    def _forget(self) -> bool:
+        self.history = History()
+        self._end = self._lines = 0
+        self._mark = b""
+        return True
+
+
+class HeadFollower:
+    """Whether a head is at work on a run directory, and which.
+
+    The lock says so at once where it reaches from PC to PC. Where it does not, a head on another PC that did
+    not say that it left is believed to live while its beat goes up, as another head would do (see `lock`).
+
+    Attributes:
+        holder: who wrote the lock file last, at the last look.
+        alive: what the last look found.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.holder: lock.Holder | None = None
+        self.alive = False
+        self._path = layout.lock
+        self._moved_at = 0.0
+
+    def look(self) -> bool:
+        """Say whether a head is at work now. Read the journal after that: then its last words are there."""
+        now = time.monotonic()
+        held = lock.is_held(self._path)
+        found = lock.holder(self._path)
+        if found != self.holder:
+            self.holder, self._moved_at = found, now
+        elsewhere = found is not None and not found.released and found.machine not in ("", lock.boot_id())
+        beats = now < self._moved_at + lock.BEAT * lock.SILENT
+        self.alive = held or (elsewhere and beats)
+        return self.alive
+
+    @property
+    def silence(self) -> float:
+        """How many seconds ago the head gave its last sign of life, as far as it was watched."""
+        return time.monotonic() - self._moved_at

@@ -1,0 +1,46 @@
+"""How the user called us, so that a tip names a command that can be pasted: `inv pisa.check -c pool.yaml`.
+
+Text only; what the words mean to Invoke is Invoke's business.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = ("cancel", "check", "collect", "dryrun", "init", "logs", "status", "submit")
+PROGRAMS = ("fab", "inv", "invoke", "pisa-fab")
+# The options that name the files, and the commands that know the second one, too.
+JOBS = ("-j", "--jobs")
+CLUSTER = ("-c", "--cluster")
+KNOW_CLUSTER = ("check", "dryrun", "submit")
+
+
+def as_typed(task: str, *options: str, words: Sequence[str] | None = None) -> str:
+    """Give the command line of another of our tasks, as the user would type it now.
+
+    Program, namespace, hosts (`fab -H`) and files are those of the present command; where that is none of
+    ours (a task of the user's own), it is `pisa-fab`, which works anywhere. `words` is `sys.argv`.
+    """
+    argv = list(sys.argv if words is None else words)
+    program = Path(argv[0]).name if argv else ""
+    place = next((at for at, word in enumerate(argv) if at and word.rpartition(".")[2] in COMMANDS), 0)
+    if program not in PROGRAMS or not place:
+        return " ".join(["pisa-fab", task, *options])
+    namespace = "".join(argv[place].rpartition(".")[:2])
+    wanted = JOBS + CLUSTER if task in KNOW_CLUSTER else JOBS
+    files = named(argv[place + 1 :], wanted)
+    return " ".join([program, shlex.join([*argv[1:place], namespace + task, *options, *files])])
+
+
+def named(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Give those of the words that are one of these options with its value, however it is written."""
+    found: list[str] = []
+    for word, value in zip(words, [*words[1:], ""], strict=False):
+        if word in options:
+            found += [word, value]
+        elif any(word.startswith(f"{option}=") for option in options):
+            found.append(word)
+    return found

@@ -1,0 +1,276 @@
+"""The lines of the journal: events to text and back. Pure; the file that holds them is `journal`.
+
+A line: `{"t": 1763797062.123, "e": "started", "job": 7, "attempt": 1, "host": "pc01"}`. `t` is Unix time on
+the head, `e` the kind of event. Kinds and fields that are not known are skipped, so a newer version may add
+what one can do without. When an older one would come to another state, or take a line for damaged, the newer
+writes a higher `format` into its `run` lines, which the older refuses. Lower ones are always read.
+
+Format 1 is that of 0.1.0. Format 2 added attempts that a host refused, hosts whose failures do not count
+against the jobs (quarantine), workers that are taken up again with their jobs, and the head's epoch.
+Format 3 added jobs that are cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from sys import intern
+from typing import Any
+
+from pisa_fab.errors import RunError
+from pisa_fab.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CancelAsked,
+    Ending,
+    Event,
+    HostCleared,
+    HostLost,
+    HostProbed,
+    HostQuarantined,
+    HostReady,
+    HostReleased,
+    HostUnusable,
+    JobGivenUp,
+    JobRecord,
+    JobsAdded,
+    JobsCancelled,
+    JobsReopened,
+    Outcome,
+    RunClosed,
+    RunOpened,
+    SlotsChanged,
+)
+from pisa_fab.model import Policy
+
+FORMAT = 3
+
+Line = dict[str, Any]
+
+# ----------------------------------------------------------------------------------------------------
+# Events to text
+# ----------------------------------------------------------------------------------------------------
+
+
+def encode(time: float, event: Event) -> str:
+    """Give the line of an event, without its newline: ASCII. `time` is Unix time, kept to the millisecond."""
+    line: Line = {"t": round(time, 3), "e": ""}
+    match event:
+        case AttemptStarted():
+            line |= {"e": "started", "job": event.job, "attempt": event.attempt, "host": event.host}
+        case AttemptEnded():
+            line |= {"e": "ended", "job": event.job, "attempt": event.attempt, "host": event.host}
+            _put_outcome(line, event.outcome)
+        case JobGivenUp():
+            line |= {"e": "given up", "job": event.job, "hosts": event.hosts}
+        case JobsAdded():
+            line |= {"e": "jobs", "first": event.first}
+            _put_records(line, event.records)
+        case JobsReopened():
+            line |= {"e": "reopened", "jobs": _ranges(event.jobs)}
+        case CancelAsked():
+            line |= {"e": "cancel", "jobs": _ranges(event.jobs), "by": event.by}
+        case JobsCancelled():
+            line |= {"e": "cancelled", "jobs": _ranges(event.jobs)}
+        case RunOpened():
+            line |= {"e": "run", "format": FORMAT, "version": event.version, "head": event.head}
+            line |= {"pid": event.pid, "jobs": _ranges(event.jobs), "policy": asdict(event.policy)}
+            line |= {"epoch": event.epoch} | ({"left_out": event.left_out} if event.left_out else {})
+        case RunClosed():
+            line |= {"e": "closed", "reason": event.reason}
+        case _:
+            _put_host(line, event)
+    return json.dumps(line)
+
+
+def _put_outcome(line: Line, outcome: Outcome) -> None:
+    """Put in what is not as by default; that keeps the commonest line short."""
+    line["ending"] = outcome.ending.value
+    if outcome.exit_code is not None:
+        line["exit_code"] = outcome.exit_code
+    if outcome.signal is not None:
+        line["signal"] = outcome.signal
+    if outcome.seconds:
+        line["seconds"] = outcome.seconds
+    if outcome.user:
+        line["user"] = outcome.user
+    if outcome.system:
+        line["system"] = outcome.system
+    if outcome.memory:
+        line["memory"] = outcome.memory
+    if outcome.tail:
+        line["tail"] = outcome.tail
+
+
+def _put_host(line: Line, event: Event) -> None:
+    """Put in what happened to a host; of its worker, what is not as by default."""
+    match event:
+        case HostReady():
+            line |= {"e": "ready", "host": event.host, "slots": event.slots}
+            line |= {"python": event.python, "cores": event.cores}
+            more = {"machine": event.machine, "resumed": event.resumed, "holds": event.holds}
+            line |= {name: value for name, value in more.items() if value}
+        case HostUnusable():
+            line |= {"e": "unusable", "host": event.host, "reason": event.reason}
+        case HostLost():
+            line |= {"e": "lost", "host": event.host, "reason": event.reason, "ended": event.worker_ended}
+        case HostReleased():
+            line |= {"e": "released", "host": event.host, "reason": event.reason}
+        case SlotsChanged():
+            line |= {"e": "slots", "host": event.host, "slots": event.slots, "reason": event.reason}
+        case HostQuarantined():
+            line |= {"e": "quarantined", "host": event.host, "reason": event.reason}
+            line["jobs"] = _ranges(event.jobs)
+        case HostProbed():
+            line |= {"e": "probed", "host": event.host}
+        case HostCleared():
+            line |= {"e": "cleared", "host": event.host}
+
+
+def _put_records(line: Line, records: Sequence[JobRecord]) -> None:
+    """Put the columns in once, and of each job the values; or names and values if its columns differ."""
+    columns = list(records[0].arguments) if records else []
+    line["columns"] = columns
+    line["jobs"] = [
+        [
+            record.key,
+            record.argv,
+            list(record.arguments.values())
+            if list(record.arguments) == columns
+            else dict(record.arguments.items()),
+        ]
+        for record in records
+    ]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write numbers as `0-40,45`: a million in a row take a few bytes."""
+    if isinstance(numbers, range) and numbers.step == 1 and len(numbers) > 1:
+        return f"{numbers[0]}-{numbers[-1]}"
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Text to events
+# ----------------------------------------------------------------------------------------------------
+
+
+def decode(text: str) -> tuple[float, Event] | None:
+    """Give the time and the event of a line; None for a kind of event that this version does not know.
+
+    Raises ValueError for what is no line of a journal, RunError for a journal of a format that is too new.
+    """
+    try:
+        line = json.loads(text)
+        moment, kind = float(line["t"]), line["e"]
+        reader = _READERS.get(kind)
+        return None if reader is None else (moment, reader(line))
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"not an event: {error!r}") from error
+
+
+def _number(line: Line, name: str) -> int:
+    value = line[name]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is no number")
+    return value
+
+
+def _text(line: Line, name: str) -> str:
+    """Give a text; the same text is the same object, because a few host names stand in a million lines."""
+    return intern(line[name])
+
+
+def _read_started(line: Line) -> Event:
+    return AttemptStarted(_number(line, "job"), _number(line, "attempt"), _text(line, "host"))
+
+
+def _read_ended(line: Line) -> Event:
+    get = line.get
+    outcome = Outcome(
+        Ending(line["ending"]),
+        get("exit_code"),
+        get("signal"),
+        get("seconds", 0.0),
+        get("user", 0.0),
+        get("system", 0.0),
+        get("memory", 0),
+        get("tail", ""),
+    )
+    return AttemptEnded(_number(line, "job"), _number(line, "attempt"), _text(line, "host"), outcome)
+
+
+def _read_ready(line: Line) -> Event:
+    return HostReady(
+        _text(line, "host"),
+        _number(line, "slots"),
+        _text(line, "python"),
+        line["cores"],
+        intern(line.get("machine", "")),
+        bool(line.get("resumed", False)),
+        tuple((int(job), int(attempt)) for job, attempt in line.get("holds", ())),
+    )
+
+
+def _read_jobs(line: Line) -> Event:
+    columns = [intern(column) for column in line["columns"]]
+    return JobsAdded(_number(line, "first"), tuple(_read_record(columns, *job) for job in line["jobs"]))
+
+
+def _read_record(columns: list[str], key: str, argv: list[str], values: list[str | None] | Line) -> JobRecord:
+    arguments: Mapping[str, str | None]
+    arguments = values if isinstance(values, dict) else dict(zip(columns, values, strict=True))
+    return JobRecord(key, tuple(map(intern, argv)), arguments)
+
+
+def _read_run(line: Line) -> Event:
+    if _number(line, "format") > FORMAT:
+        raise RunError(
+            f"the journal is of format {line['format']}, written by pisa_fab {line['version']}",
+            "use that version, or a newer one, with this run directory",
+        )
+    known = {field.name for field in fields(Policy)}
+    policy = Policy(**{name: value for name, value in line["policy"].items() if name in known})
+    jobs = _read_ranges(line["jobs"])
+    epoch = _number(line, "epoch") if "epoch" in line else 1  # of format 1, whose workers know of none
+    left_out = _number(line, "left_out") if "left_out" in line else 0
+    head, pid = _text(line, "head"), _number(line, "pid")
+    return RunOpened(_text(line, "version"), head, pid, jobs, policy, epoch, left_out)
+
+
+def _read_ranges(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)
+
+
+_READERS: Mapping[str, Callable[[Line], Event]] = {
+    "started": _read_started,
+    "ended": _read_ended,
+    "given up": lambda line: JobGivenUp(_number(line, "job"), tuple(map(intern, line["hosts"]))),
+    "ready": _read_ready,
+    "unusable": lambda line: HostUnusable(_text(line, "host"), _text(line, "reason")),
+    "lost": lambda line: HostLost(_text(line, "host"), _text(line, "reason"), bool(line["ended"])),
+    "released": lambda line: HostReleased(_text(line, "host"), _text(line, "reason")),
+    "slots": lambda line: SlotsChanged(_text(line, "host"), _number(line, "slots"), _text(line, "reason")),
+    "quarantined": lambda line: HostQuarantined(
+        _text(line, "host"), _text(line, "reason"), _read_ranges(line["jobs"])
+    ),
+    "probed": lambda line: HostProbed(_text(line, "host")),
+    "cleared": lambda line: HostCleared(_text(line, "host")),
+    "jobs": _read_jobs,
+    "reopened": lambda line: JobsReopened(_read_ranges(line["jobs"])),
+    "cancel": lambda line: CancelAsked(_read_ranges(line["jobs"]), _text(line, "by")),
+    "cancelled": lambda line: JobsCancelled(_read_ranges(line["jobs"])),
+    "run": _read_run,
+    "closed": lambda line: RunClosed(_text(line, "reason")),
+}

@@ -1,0 +1,67 @@
+"""What other processes ask of the head, through the run directory, which every PC of the pool sees.
+
+A request is a small file. The head looks for them about once a second, does what they ask, and removes them
+when that is safe in the journal, which is the answer. Only the user can put files there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pisa_fab.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Somebody, `by` whom, wants these jobs to be cancelled; None is the whole run."""
+
+    jobs: tuple[int, ...] | None
+    by: str
+
+
+def put(layout: Layout, request: Request) -> Path:
+    """Put a request where the head finds it; the file is there until it has been done. Raises OSError."""
+    layout.requests.mkdir(mode=0o700, exist_ok=True)
+    path = layout.request(secrets.token_hex(8))
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"cancel": request.jobs, "by": request.by}), "utf-8")
+    new.replace(path)
+    return path
+
+
+def pending(layout: Layout) -> Iterator[tuple[Path, Request | None]]:
+    """Give the requests that are there, None for one that cannot be understood."""
+    try:
+        paths = sorted(layout.pending_requests())
+    except OSError:
+        return
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield path, parse(path.read_text("utf-8"))
+
+
+def parse(text: str) -> Request | None:
+    """Read a request; None where the text is none."""
+    try:
+        data = json.loads(text)
+        jobs = data["cancel"]
+        return Request(None if jobs is None else tuple(int(job) for job in jobs), str(data["by"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def remove(path: Path) -> None:
+    """Remove a request that was done, or is wanted no more."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def is_answered(path: Path) -> bool:
+    """Say whether the head has removed a request. Raises OSError."""
+    # Listing a folder makes an NFS client ask its server; looking at the file alone may not.
+    return path not in path.parent.iterdir()
