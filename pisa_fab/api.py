@@ -380,7 +380,7 @@ class Results(Sequence[Result]):
             raise UsageError("a data frame needs pandas", "pip install 'pisa-fab[frame]'") from error
         frame = pandas.DataFrame(self.rows(), columns=self.table.columns)
         for name in frame.columns:
-            if name != "job" and frame[name].dtype == object:
+            if name != "job" and not pandas.api.types.is_numeric_dtype(frame[name]):
                 frame[name] = as_numbers(frame[name])
         return frame
 

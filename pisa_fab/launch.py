@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, PoolError
+from pisa_fab.errors import PoolError
 from pisa_fab.events import RunClosed
 from pisa_fab.head import ClusterFile, Head
 from pisa_fab.history import History
@@ -17,6 +17,7 @@ from pisa_fab.model import Batch, Cluster, Policy
 from pisa_fab.progress import CLOSED, PlainView, counted, duration, plural, problems, short
 from pisa_fab.roster import MakeLinks
 from pisa_fab.run import Wish, open_run
+from pisa_fab.status import exit_code
 from pisa_fab.worker import clock
 
 
@@ -46,11 +47,7 @@ class Ended:
     @property
     def exit_code(self) -> int:
         """What a program that did nothing else ends with."""
-        if self.reason == "no host":
-            return EXIT_NO_HOST
-        if self.reason == "interrupted":
-            return EXIT_INTERRUPTED
-        return EXIT_OK if self.history.all_succeeded else EXIT_FAILED
+        return exit_code(self.history)
 
     def raise_if_alone(self) -> None:
         """Raise PoolError if no usable host was left."""

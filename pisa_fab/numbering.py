@@ -39,7 +39,11 @@ class Numbering:
 
     def index(self, number: int) -> int:
         """Give the index of the combination that has this number. Raises KeyError."""
-        return number if isinstance(self.numbers, range) else self._index[number]
+        if not isinstance(self.numbers, range):
+            return self._index[number]
+        if number not in self.numbers:
+            raise KeyError(number)
+        return number
 
     @cached_property
     def sorted(self) -> Sequence[int]:

@@ -22,7 +22,7 @@ from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
 from pisa_fab.progress import (
-    HOPELESS,
+    CLOSED,
     counted,
     duration,
     failures,
@@ -34,11 +34,6 @@ from pisa_fab.progress import (
 )
 from pisa_fab.why import Use, unknown, uses, waiting, why
 
-# How a run was closed, in the words of a person; anything else is shown as it is.
-CLOSED = {
-    HOPELESS: "stopped early",
-    "no host": "ended because no usable host was left",
-}
 MOST_ATTEMPTS = 8  # of a job that its description shows, the latest
 
 
@@ -57,7 +52,7 @@ def describe(history: History, layout: Layout, *, only_failed: bool) -> Iterator
         if head and (text := pace(history, now)):
             yield f"  {text}"
         if text := waiting(history, head=head, now=now):
-            yield f"  waiting: {text}"
+            yield f"  {text}"
         yield from hosts(history, now)
     found = list(failures(history, None) if only_failed else problems(history, 5))
     if found:

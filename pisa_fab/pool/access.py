@@ -80,9 +80,8 @@ class Access:
         self.password = password
         self.keyring = Keyring()
         self.ssh = OpenSSH(ssh_file(self.config)) if OpenSSH.is_here() and uses_files(self.config) else None
-        self._bare = (
-            self.config.clone()
-        )  # for Connections, which are not to read OpenSSH's files on their own
+        # For Connections, which are not to read OpenSSH's files on their own.
+        self._bare = self.config.clone()
         if self.config.authentication.strategy_class is None:
             self._bare._set(base_ssh_config=SSHConfig())
         self._known: dict[Address, Settings | SshConfigError] = {}
@@ -221,9 +220,9 @@ class Access:
         options = self._options(target)
         timeouts = (
             options.pop("timeout", None),  # of fab -t
-            target.given.connect_timeout if target.given is not None else None,
-            self.config.timeouts.connect,
+            given_timeout(target.given),
             settings.connect_timeout,
+            self.config.timeouts.connect,
             CONNECT_TIMEOUT,
         )
         key = options.pop("pkey", None)
@@ -296,6 +295,15 @@ def given_gateway(connection: Connection | None) -> Connection | str | None:
         return None
     gateway: Connection | str = connection.gateway
     return gateway
+
+
+def given_timeout(connection: Connection | None) -> int | None:
+    """Give the time to connect of a connection, where somebody named it and Fabric has not read it."""
+    if connection is None:
+        return None
+    read = connection.ssh_config.get("connecttimeout", connection.config.timeouts.connect)
+    timeout: int | None = connection.connect_timeout
+    return timeout if timeout is not None and str(timeout) != str(read) else None
 
 
 def chain_of(gateway: Connection) -> list[Target]:

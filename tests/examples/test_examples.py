@@ -135,6 +135,19 @@ def test_the_collected_table_of_ising_shows_the_phase_transition(example: Path, 
     assert len(plot.stdout.splitlines()) == 22
 
 
+@of("own_tasks")
+def test_a_project_with_tasks_of_its_own_finds_the_resonance(example: Path, run_program: Run) -> None:
+    listed, found, state, collected = succeed(run_program, example, commands(example)[0])
+    assert "  resonance " in listed.stdout
+    assert "  pisa.submit " in listed.stdout
+    assert "21 jobs: 21 succeeded" in found.stdout
+    assert "the resonance is at a frequency of 2.00" in found.stdout
+    assert "coarse_run: 21 jobs: 21 succeeded" in state.stdout  # the default of invoke.yaml
+    assert len(collected.stdout.splitlines()) == 12
+    [again] = succeed(run_program, example, ["../../.venv/bin/inv resonance"])
+    assert again.stdout.count("nothing left to run") == 2
+
+
 @of("many_files")
 def test_many_files_gives_a_row_for_every_file(example: Path, run_program: Run) -> None:
     succeed(run_program, example, commands(example)[0])

@@ -201,6 +201,9 @@ def test_a_host_that_ssh_refuses_is_said_by_its_link_alone() -> None:
 def test_the_time_to_connect(ssh_config: Configure, given: str) -> None:
     ssh_config(f"Host *\n  {given}\n")
     assert link_to("pc01").connect_timeout == (3 if given else CONNECT_TIMEOUT)
+    of_file = Config(overrides={"timeouts": {"connect": 5}})
+    connection = Connection("pc01", config=of_file)
+    assert link_to("pc01", Access(of_file, {"pc01": connection})).connect_timeout == (3 if given else 5)
     of_fab = Config(overrides={"connect_kwargs": {"timeout": 4}})  # what `fab -t 4` makes
     link = link_to("pc01", Access(of_fab))
     assert link.connect_timeout == 4
