@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pisa_fab
 from pisa_fab import specs, tasks
 from pisa_fab.errors import SpecError
 from pisa_fab.events import JobState
@@ -84,7 +85,9 @@ def test_every_example_file_is_valid(name: str, block: str, tmp_path: Path) -> N
         (tmp_path / file).chmod(0o755)
     path = tmp_path / "file.yaml"
     path.write_text(text)
-    if "hosts" in yaml.safe_load(text):
+    if "pisa" in yaml.safe_load(text):  # Invoke's configuration
+        assert yaml.safe_load(text)["pisa"].keys() <= {"jobs", "cluster", "slots", "notify"}
+    elif "hosts" in yaml.safe_load(text):
         assert specs.load_cluster(path).hosts
     else:
         assert len(specs.load_batch(path).plan) > 0
@@ -102,6 +105,13 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
         if not target.startswith("https://"):
             assert (path.parent / target).exists(), target
+
+
+def test_the_rooms_of_every_module_are_drawn() -> None:
+    package = Path(pisa_fab.__file__).parent
+    rooms = {path.stem if path.is_file() else f"{path.name}/" for path in package.iterdir()}
+    missing = rooms - table_cells(page("architecture.md"))
+    assert missing <= {"__init__", "__pycache__/", "py", "schemas/"}
 
 
 def test_the_readme_shows_what_a_mistake_looks_like(tmp_path: Path) -> None:
