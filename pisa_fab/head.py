@@ -93,7 +93,7 @@ class Head:
         self.stop_at = 0.0
         self.no_room = ""  # what the disk says, while it takes nothing
         self.requests_at = float("-inf")  # when requests were looked for last
-        self.done_requests: list[Path] = []  # whose answers wait until the journal is safe
+        self.done_requests: set[Path] = set()  # they are there until the journal is safe
         self.alone = False  # whether it was said that no host is left
 
     # -- the loop ---------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ class Head:
         for path, request in requests.pending(self.run.layout):
             if path in self.done_requests:
                 continue
-            self.done_requests.append(path)
+            self.done_requests.add(path)
             if request is None:
                 self.view.say(f"{path}: is no request that this head understands")
             elif request.jobs is None:
@@ -354,10 +354,8 @@ class Head:
                 self.record(CancelAsked(known, request.by))
 
     def answer_requests(self) -> None:
-        """Remove the requests that were done."""
-        for path in self.done_requests:
-            requests.remove(path)
-        self.done_requests.clear()
+        """Remove the requests that were done; what cannot be removed is not to be done once more."""
+        self.done_requests = {path for path in self.done_requests if not requests.remove(path)}
 
     def change_slots(self, connection: Connection, slots: int) -> None:
         """Journal that a host that is at work may run so many jobs from here on."""

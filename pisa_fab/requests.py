@@ -1,7 +1,8 @@
 """What other processes ask of the head, through the run directory, which every PC of the pool sees.
 
 A request is a small file. The head looks for them about once a second, does what they ask, and removes them
-when that is safe in the journal, which is the answer. Only the user can put files there.
+when that is safe in the journal, which is the answer. What is there before a head holds the run directory was
+asked of an earlier one. Only the user can put files there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def pending(layout: Layout) -> Iterator[tuple[Path, Request | None]]:
         return
     for path in paths:
         with contextlib.suppress(OSError):
-            yield path, parse(path.read_text("utf-8"))
+            yield path, parse(path.read_text("utf-8", "replace"))
 
 
 def parse(text: str) -> Request | None:
@@ -55,10 +56,13 @@ def parse(text: str) -> Request | None:
         return None
 
 
-def remove(path: Path) -> None:
-    """Remove a request that was done, or is wanted no more."""
-    with contextlib.suppress(OSError):
-        path.unlink()
+def remove(path: Path) -> bool:
+    """Remove a request that was done, or is wanted no more; say whether it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def is_answered(path: Path) -> bool:

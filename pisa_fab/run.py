@@ -12,14 +12,24 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pisa_fab import requests
 from pisa_fab.assignments import write_assignments
 from pisa_fab.errors import RunError
-from pisa_fab.events import Action, Event, JobRecord, JobsAdded, JobsReopened, JobState, RunOpened
+from pisa_fab.events import (
+    Action,
+    CancelAsked,
+    Event,
+    JobRecord,
+    JobsAdded,
+    JobsCancelled,
+    JobsReopened,
+    JobState,
+    RunOpened,
+)
 from pisa_fab.history import History
 from pisa_fab.journal import Journal
 from pisa_fab.journal import read as read_journal
@@ -136,9 +146,17 @@ class Run:
         if wish.jobs_file:
             with told(self.layout.jobs), replacing(self.layout.jobs) as file:
                 file.write(wish.jobs_file)
-        for path, _ in requests.pending(self.layout):
-            requests.remove(path)  # they were asked of a head that has died
         self.sync()
+
+    def cancel(self, jobs: Sequence[int], by: str, now: float) -> None:
+        """Journal that jobs are not to be run, while no head is at work; those that wait are cancelled at once.
+
+        The others may still run on their hosts: that is for the next head to find out.
+        """
+        self.record(CancelAsked(jobs, by), now)
+        waiting = [job for job in jobs if self.history.scheduler.state(job) is JobState.WAITING]
+        if waiting:
+            self.record(JobsCancelled(waiting), now)
 
     def job_record(self, number: int) -> JobRecord:
         """Give what the journal keeps of a job."""
@@ -213,7 +231,10 @@ def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
     layout = Layout(batch.output)
     with told(layout.root):
         layout.create()
+    old_requests = [path for path, _ in requests.pending(layout)]
     with RunLock(layout.lock, waiting) as lock:
+        for path in old_requests:
+            requests.remove(path)  # they were asked of a head that has died; newer ones are for us
         history = History()
 
         def replay(moment: float, event: Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -148,7 +149,7 @@ class Line(Connection):
     def open_gateway(self) -> Any:
         """Give what carries the connection, as Fabric's does; a ProxyCommand is run as OpenSSH runs it."""
         if not isinstance(self.gateway, str):
-            return super().open_gateway()
+            return GatewaySocket(super().open_gateway())
         self.proxy = ProxyCommand(self.gateway)
         return self.proxy.socket
 
@@ -163,6 +164,24 @@ class Line(Connection):
         transport = make_transport(connection, **options)
         self.route.host_keys.prefer_known(transport)
         return transport
+
+
+class GatewaySocket:
+    """The channel of a gateway, as the socket of a connection behind it.
+
+    Where the gateway is gone, Paramiko's own would complain when it is closed, in whichever thread does that.
+    """
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def close(self) -> None:
+        """Close the channel, and tell the gateway so if it is there."""
+        with suppress(SSHException, OSError, EOFError):
+            self._channel.close()
 
 
 @dataclass(eq=False)

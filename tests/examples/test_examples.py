@@ -178,5 +178,5 @@ def test_a_file_that_is_added_to_many_files_is_the_only_one_that_is_run(
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"fibonacci", "ising", "many_files"}
+    tested = {"fibonacci", "ising", "many_files", "own_tasks"}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == tested

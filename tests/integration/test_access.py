@@ -160,6 +160,19 @@ def test_many_hosts_behind_one_gateway_share_one_connection_to_it(hosts: Hosts, 
     assert [host.logins() for host in pool] == [1, 1, 1, 1]
 
 
+def test_connections_whose_gateway_has_gone_are_closed_in_silence(hosts: Hosts, user: User) -> None:
+    (gate,) = hosts.start(1)
+    pool = hosts.start(3)
+    user.configure(
+        user.entry("gate", gate) + "".join(user.entry(host.name, host, "ProxyJump gate") for host in pool)
+    )
+    group = Access().links([Host(host.name) for host in pool])
+    streams = [link.connect("sleep 60") for link in group.links().values()]
+    gate.kill_link()
+    assert [stream.receive() for stream in streams] == [b"", b"", b""]
+    group.close()  # and no thread of Paramiko has anything to say either, or this test fails
+
+
 def test_each_gateway_of_a_chain_has_a_configuration_of_its_own(hosts: Hosts, user: User) -> None:
     inner_key = hosts.folder / "inner_key"
     outer, last = hosts.start(2)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ from passwords import PASSWORD, PasswordHost
 from processes import wait_for
 from programs import Completed, Home, Program, Project
 from sshd import Hosts, UnavailableError, make_key
-from test_terminal import COLUMNS, on_a_terminal
+from terminal import COLUMNS, Terminal, on_a_terminal
 
 Run = Callable[..., Completed]
 Start = Callable[..., Program]
@@ -315,21 +312,11 @@ def test_the_password_is_asked_for_on_the_terminal(
     doors: list[PasswordHost], home: Home, project: Project
 ) -> None:
     inv = str(Path(sys.executable).parent / "inv")
-    pid, terminal = pty.fork()  # a terminal that /dev/tty is, too
-    if pid == 0:
-        os.chdir(project.path)
-        os.execve(inv, [inv, "check", "--install-key"], home.env)
-    drawn = b""
-    with suppress(OSError):  # how Linux ends a terminal that nobody has open any more
-        while data := os.read(terminal, 65536):
-            if b"password" not in drawn and b"password" in drawn + data:
-                os.write(terminal, PASSWORD.encode() + b"\n")
-            drawn += data
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, drawn.decode()
-    assert b"3 of 3 hosts can work" in drawn
-    assert PASSWORD.encode() not in drawn
+    with Terminal([inv, "check", "--install-key"], project.path, home.env) as screen:
+        screen.answer("^password for the hosts that refuse your key:", PASSWORD)
+        assert screen.wait() == 0, screen.lines
+    assert "3 of 3 hosts can work; 6 slots" in screen.lines
+    assert PASSWORD.encode() not in screen.drawn
 
 
 # -- how it looks -------------------------------------------------------------------------------------------

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 from programs import Home, Project
+from terminal import COLUMNS, on_a_terminal
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-COLUMNS = 80
 JOBS = 6 * len(os.sched_getaffinity(0))  # some turns of every slot
-
-
-def on_a_terminal(command: list[str], folder: Path, env: dict[str, str]) -> tuple[int, list[str]]:
-    """Run a command on a terminal of its own; give its exit code and every line that was drawn."""
-    terminal, line = pty.openpty()
-    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
-    process = subprocess.Popen(command, cwd=folder, env=env, stdin=line, stdout=line, stderr=line)
-    os.close(line)
-    drawn = b""
-    while True:
-        try:
-            data = os.read(terminal, 65536)
-        except OSError:  # Linux ends a terminal that nobody has open any more like this
-            break
-        if not data:
-            break
-        drawn += data
-    os.close(terminal)
-    text = MOVES.sub("\r", COLOURS.sub("", drawn.decode()))
-    return process.wait(), [piece for piece in re.split(r"[\r\n]+", text) if piece.strip()]
 
 
 @pytest.mark.parametrize("output", ["run", "a_name_that_is_longer_than_names_of_folders_are"])

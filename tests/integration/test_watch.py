@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
-import signal
-import struct
-import subprocess
 import sys
-import termios
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from processes import wait_for
 from programs import Completed, Home, Program, Project
+from terminal import CTRL_C, Terminal
 
 Run = Callable[..., Completed]
 Start = Callable[..., Program]
-
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 # Each attempt ends when there is a file for it, with the exit code that is in the file.
 SCRIPT = """
@@ -125,52 +116,6 @@ def test_an_interrupted_run_ends_the_watch(jobs: Jobs, start_program: Start) -> 
     assert "  interrupted at " in done.stdout
 
 
-class Terminal:
-    """A program on a terminal of its own."""
-
-    def __init__(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
-        self.master, line = pty.openpty()
-        self.resize(24, 80)
-        self.drawn = b""
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=env, stdin=line, stdout=line, stderr=line, start_new_session=True
-        )
-        os.close(line)
-        self.reader = threading.Thread(target=self._read)
-        self.reader.start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = os.read(self.master, 65536)
-            except OSError:  # Linux ends a terminal that nobody has open any more like this
-                return
-            if not data:
-                return
-            self.drawn += data
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    @property
-    def lines(self) -> list[str]:
-        """Every line that was drawn so far."""
-        text = MOVES.sub("\r", COLOURS.sub("", self.drawn.decode("utf-8", "replace")))
-        return [piece.rstrip() for piece in re.split(r"[\r\n]+", text) if piece.strip()]
-
-    def wait_for_line(self, pattern: str, begin: int = 0) -> str:
-        def found() -> str:
-            return next((line for line in self.lines[begin:] if re.search(pattern, line)), "")
-
-        return wait_for(found, f"a line like {pattern}")
-
-    def wait(self) -> int:
-        code = self.process.wait(60)
-        self.reader.join(60)
-        os.close(self.master)
-        return code
-
-
 @pytest.fixture
 def terminal(project: Project, home: Home) -> Iterator[Callable[..., Terminal]]:
     started: list[Terminal] = []
@@ -182,9 +127,7 @@ def terminal(project: Project, home: Home) -> Iterator[Callable[..., Terminal]]:
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.wait()
+        one.close()
 
 
 def test_a_picture_stands_until_it_is_over(
@@ -219,7 +162,7 @@ def test_who_leaves_ends_nothing(jobs: Jobs, start_program: Start, terminal: Cal
     jobs.wait_until_begun("0000.1")
     screen = terminal("status", "--watch")
     screen.wait_for_line(r"━ 0/1, 1 running")
-    os.killpg(screen.process.pid, signal.SIGINT)
+    screen.type(CTRL_C)
     assert screen.wait() == 0, screen.lines
     assert screen.lines[-1].startswith("run: the run goes on; look again with: "), screen.lines
     assert "━" in "".join(screen.lines[-6:])
@@ -239,7 +182,7 @@ def test_a_job_that_waits_says_why(jobs: Jobs, start_program: Start, run_program
     last = cores + 1
     busy = f"all {cores} slots on 1 host are busy" if cores > 1 else "the only slot, on 1 host, is busy"
     status = run_program("inv", "status")
-    assert f"  waiting: 2 jobs wait: {busy}\n" in status.stdout, status.said
+    assert f"  2 jobs wait: {busy}\n" in status.stdout, status.said
     one = run_program("inv", "status", "--job", str(last))
     assert one.stdout.splitlines()[:2] == [f"{last:04d}  waiting", f"  {busy}; 1 job before it"], one.said
     data = json.loads(run_program("inv", "status", "--job", str(last), "--json").stdout)

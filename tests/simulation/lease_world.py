@@ -22,11 +22,15 @@ from pisa_fab.events import (
     Accept,
     AttemptEnded,
     AttemptStarted,
+    CancelAsked,
     Ending,
     Event,
     HostLost,
     HostReady,
     HostUnusable,
+    JobsCancelled,
+    JobsReopened,
+    JobState,
     Outcome,
     RunClosed,
     RunOpened,
@@ -274,6 +278,7 @@ class Head:
         self.epoch = self.history.epochs + 1
         self.pending = bytearray()  # of the journal, not on the disk yet
         self.accepted: list[Accept] = []  # there
+        self.cancelled: list[int] = []  # there
         self.outgoing: dict[str, list[Message]] = defaultdict(list)
         self.acks: dict[str, list[Id]] = defaultdict(list)
         self.contacts = {host: Contact(LEASE, call_at=self.clock()) for host in world.names}
@@ -309,6 +314,8 @@ class Head:
             if isinstance(event, AttemptStarted):
                 order = {"op": "run", "id": (event.job, event.attempt)}
                 self.outgoing[event.host].append(order)
+            elif isinstance(event, JobsCancelled):
+                self.cancelled += event.jobs
         self.world.head_may_die("decided")
         self.save()
         self.world.head_may_die("saved")
@@ -320,6 +327,9 @@ class Head:
         for accept in self.accepted:
             self.world.settle(accept)
         self.accepted.clear()
+        self.world.cancelled.update(self.cancelled)
+        self.cancelled.clear()
+        self.world.check()
 
     def deliver(self) -> None:
         for host, ids in self.acks.items():
@@ -385,6 +395,18 @@ class Head:
         else:
             self.record(HostUnusable(host, "gone"))
 
+    # -- the user
+
+    def cancel(self, job: int) -> None:
+        self.record(CancelAsked((job,), "me"))
+
+    def reopen(self) -> None:
+        jobs = tuple(self.history.scheduler.jobs_in(JobState.CANCELLED))
+        if jobs:
+            self.world.cancelled.clear()
+            self.record(JobsReopened(jobs))
+            self.save()
+
     def interrupt(self) -> None:
         """Two Ctrl-C, one after the other: tell everybody, wait for nobody."""
         for conversation in self.conversations.values():
@@ -401,6 +423,7 @@ class World:
         names: the machine that each host's name leads to.
         disk: the journal, as far as it has been brought there.
         settled: the attempt by which each job succeeded, according to the disk.
+        cancelled: the jobs that are, according to the disk.
         doomed: the point at which the head dies, "" for none; how much of what it had not saved gets through.
     """
 
@@ -415,6 +438,7 @@ class World:
         self.doomed = ""
         self.doomed_cut = 0.0
         self.settled: dict[int, int] = {}
+        self.cancelled: set[int] = set()
         self.ordered: set[Id] = set()
         self.begun: set[Id] = set()
         self.succeeded: dict[Id, Worker] = {}  # and who knows that
@@ -435,11 +459,15 @@ class World:
                     accepted[action.job] = action.attempt
         assert self.settled.items() <= accepted.items(), "a result that counted is lost"
         self.settled = accepted
+        cancelled = set(history.scheduler.jobs_in(JobState.CANCELLED))
+        assert self.cancelled <= cancelled, "what was cancelled is so no more"
+        self.cancelled = cancelled
         return history
 
     def settle(self, accept: Accept) -> None:
         assert accept.job not in self.settled, f"{accept} counts, and so does {self.settled[accept.job]}"
         assert (accept.job, accept.attempt) in self.succeeded, f"{accept}, which never happened"
+        assert accept.job not in self.cancelled, f"{accept} counts, and the job is cancelled"
         self.settled[accept.job] = accept.attempt
 
     def new_head(self, offset: float) -> None:
@@ -563,6 +591,7 @@ class World:
     def began(self, attempt: Id) -> None:
         assert attempt not in self.begun, f"{attempt} was begun twice"
         assert attempt[0] not in self.settled, f"{attempt} was begun, although the job has succeeded"
+        assert attempt[0] not in self.cancelled, f"{attempt} was begun, although the job is cancelled"
         for (job, _), worker in self.succeeded.items():
             knows = worker.machine.worker is worker and not worker.lease.is_over(worker.machine.clock())
             assert job != attempt[0] or not knows, f"{attempt} was begun, although a result is there"
@@ -570,7 +599,7 @@ class World:
         self.check()
 
     def check(self) -> None:
-        """Two attempts of a job do not run at once, and no lease is longer than the head knows.
+        """Two attempts of a job do not run at once, none of a cancelled job, and no lease is longer than known.
 
         The one exception: an earlier attempt on a host that was frozen until its worker had to be gone. It
         has run on for no longer than that worker needs to look at its clock.
@@ -585,6 +614,7 @@ class World:
             excused = self.now <= machine.reacts_at and worker.lease.is_over(machine.clock())
             for job, attempt in worker.running:
                 assert excused or attempt == last[job], f"{attempt} and {last[job]} of job {job} run at once"
+                assert excused or job not in self.cancelled, f"{attempt} of job {job} runs, which is cancelled"
             if worker.running:
                 ends_at = worker.lease.ends_at - machine.offset
                 assert ends_at <= self.answered[machine] + LEASE + INSTANT, "a lease that the head ignores"

@@ -169,10 +169,21 @@ class LeaseProtocol(RuleBasedStateMachine):
             self.world.doomed, self.world.doomed_cut = point, cut
 
     @precondition(lambda self: not has_head(self))
-    @rule(offset=OFFSETS, seconds=SOON)
-    def another_head_takes_over(self, offset: float, seconds: float) -> None:
+    @rule(offset=OFFSETS, seconds=SOON, again=st.booleans())
+    def another_head_takes_over(self, offset: float, seconds: float, again: bool) -> None:
+        """Perhaps it is to run again what was cancelled."""
         self.world.new_head(offset)
+        if again:
+            self.world.with_head(Head.reopen)
         self.world.pass_time(seconds, talking=True)
+
+    # -- the user
+
+    @precondition(has_head)
+    @rule(job=st.integers(0, JOBS - 1), seconds=SOON, talking=st.booleans())
+    def somebody_cancels_a_job(self, job: int, seconds: float, talking: bool) -> None:
+        self.world.with_head(partial(Head.cancel, job=job))
+        self.world.pass_time(seconds, talking=talking)
 
     # -- hosts
 
@@ -231,7 +242,10 @@ class LeaseProtocol(RuleBasedStateMachine):
                     worker.finish(attempt, GOOD)
         self.world.pass_time(1.0, talking=True)
         scheduler = head.history.scheduler
-        assert scheduler.counts()[JobState.SUCCEEDED] == JOBS == len(self.world.settled)
+        counts = scheduler.counts()
+        assert counts[JobState.SUCCEEDED] == len(self.world.settled)
+        assert counts[JobState.CANCELLED] == len(self.world.cancelled)
+        assert counts[JobState.SUCCEEDED] + counts[JobState.CANCELLED] == JOBS
         at_work = self.world.names.values()
         assert all(not worker.reported for worker in self.workers() if worker.machine in at_work)
         replayed: History = self.world.replay()

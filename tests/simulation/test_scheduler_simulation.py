@@ -2,15 +2,16 @@
 
 The workers here keep the real worker's contract, and no more: they run what they are told until they are
 done or have heard nothing for a lease, repeat a result until it is acknowledged, and until then can be taken
-up again with all that they hold. The head is the real scheduler, history and journal format. Whether attempts
-overlap is seen from what the workers did, not from our events.
+up again with all that they hold. The head is the real scheduler, history and journal format. A user cancels
+jobs now and then, and asks for them again. Whether attempts overlap, and whether what was cancelled still
+runs, is seen from what the workers did, not from our events.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count, pairwise
@@ -21,10 +22,13 @@ from pisa_fab.events import (
     Accept,
     AttemptEnded,
     AttemptStarted,
+    CancelAsked,
     Ending,
     Event,
     HostLost,
     HostReady,
+    JobsCancelled,
+    JobsReopened,
     JobState,
     Outcome,
     RunOpened,
@@ -39,6 +43,7 @@ JOBS = 300
 HOSTS = [f"pc{number:02d}" for number in range(12)]
 POLICY = Policy(retries=1000, max_losses=1000, lease=30.0, margin=3.0)
 PEACE = 12.0  # seconds between two accidents, in the mean
+WISHES = 40.0  # seconds between two wishes of the user, in the mean
 QUIET = 3000.0  # seconds after which nothing goes wrong any more, so that the run ends
 STEPS = 200_000
 
@@ -73,8 +78,11 @@ class Simulation:
         self.generation = 0  # of the head; messages to an earlier one are lost
         self.workers: dict[str, Worker] = {}  # those that the head talks to
         self.latest: dict[str, Worker] = {}  # the last one of each host; it may live on unheard
+        self.everyone: list[Worker] = []
         self.intervals: dict[int, list[tuple[float, float]]] = defaultdict(list)  # when a job really ran
         self.succeeded: list[int] = []
+        self.cancelled: set[int] = set()
+        self.wishes: set[str] = set()
         self.accidents: set[str] = set()
         self.taken_up = 0  # workers
         self.adopted = 0  # attempts that they were running
@@ -87,6 +95,7 @@ class Simulation:
     def run(self) -> None:
         self.open_run()
         self.later(self.random.expovariate(1 / PEACE), self.accident)
+        self.later(self.random.expovariate(1 / WISHES), self.wish)
         for _ in range(STEPS):
             if self.history.scheduler.finished:
                 return
@@ -128,7 +137,10 @@ class Simulation:
         for decision in decisions:
             self.journal.append(encode(self.now, decision))
             if isinstance(decision, AttemptStarted):
+                assert decision.job not in self.cancelled
                 self.order_start(self.workers[decision.host], decision)
+            elif isinstance(decision, JobsCancelled):
+                self.come_to_rest(decision.jobs)
         wake_at = self.history.scheduler.wake_at()
         if wake_at is not None:
             assert wake_at > self.now
@@ -144,6 +156,7 @@ class Simulation:
                     self.take_up(worker)
                 else:
                     worker = Worker(host, self.random.randint(1, 4), self.now)
+                    self.everyone.append(worker)
                     self.workers[host] = self.latest[host] = worker
                     self.happen(HostReady(host, worker.slots, machine=host))
                     self.lookup(worker)
@@ -191,7 +204,8 @@ class Simulation:
 
     def send_stop(self, host: str, attempt: tuple[int, int]) -> None:
         worker = self.workers[host]
-        self.later(self.delay(), lambda: self.end(worker, attempt, STOPPED))
+        if not worker.cut:  # else it is told when it is taken up
+            self.later(self.delay(), lambda: self.end(worker, attempt, STOPPED))
 
     def report(self, worker: Worker, attempt: tuple[int, int]) -> None:
         """Send a result again and again until it is acknowledged, or nobody is left to do so."""
@@ -274,6 +288,29 @@ class Simulation:
         if self.workers.get(worker.host) is worker:
             self.happen(SlotsChanged(worker.host, worker.slots))
 
+    # -- the user ------------------------------------------------------------------------------------
+
+    def wish(self) -> None:
+        """Somebody wants some jobs to be cancelled, or those that are to be run after all."""
+        if self.now > QUIET:
+            return
+        self.later(self.random.expovariate(1 / WISHES), self.wish)
+        if self.cancelled and self.random.random() < 0.3:
+            self.wishes.add("again")
+            self.happen(JobsReopened(tuple(sorted(self.cancelled))))
+            self.cancelled.clear()
+        else:
+            self.wishes.add("cancel")
+            self.happen(CancelAsked(tuple(sorted(self.random.sample(range(JOBS), 8))), "me"))
+
+    def come_to_rest(self, jobs: Sequence[int]) -> None:
+        for job in jobs:
+            assert job not in self.cancelled
+            assert job not in self.succeeded
+            running = [worker.host for worker in self.everyone for other, _ in worker.running if other == job]
+            assert not running, f"job {job} is cancelled, and runs on {running}"
+        self.cancelled.update(jobs)
+
     # -- what must hold ------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -283,6 +320,7 @@ class Simulation:
         assert counts[JobState.RUNNING] == len(scheduler.running)
         assert counts[JobState.IN_DOUBT] == len(scheduler.doubts)
         assert counts[JobState.SUCCEEDED] == len(self.succeeded) == len(set(self.succeeded))
+        assert counts[JobState.CANCELLED] == len(self.cancelled)
         assert scheduler.ready_hosts == self.workers.keys()
         free = 0
         for host, worker in self.workers.items():
@@ -292,8 +330,11 @@ class Simulation:
         assert not (free and counts[JobState.WAITING])
 
     def check_end(self) -> None:
-        assert sorted(self.succeeded) == list(range(JOBS))
-        assert self.history.results.keys() == set(range(JOBS))
+        scheduler = self.history.scheduler
+        assert sorted([*self.succeeded, *self.cancelled]) == list(range(JOBS))
+        assert self.history.results.keys() >= set(self.succeeded)
+        assert self.cancelled == set(scheduler.jobs_in(JobState.CANCELLED))
+        assert not any(scheduler.is_unwanted(job) for job in range(JOBS))
         for job, intervals in self.intervals.items():
             intervals.sort()
             for (_, ended), (began, _) in pairwise(intervals):
@@ -311,10 +352,11 @@ class Simulation:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_every_job_succeeds_exactly_once_whatever_dies(seed: int) -> None:
+def test_every_job_succeeds_exactly_once_or_is_cancelled_whatever_dies(seed: int) -> None:
     simulation = Simulation(seed)
     simulation.run()
     simulation.check_end()
     assert simulation.accidents  # or the seed showed nothing
+    assert "cancel" in simulation.wishes
     assert simulation.taken_up
     assert simulation.adopted
