@@ -272,59 +272,73 @@ def cancel(batch: Batch, only: str = "") -> int:
 
     Raises PisaError.
     """
-    from pisa_fab.follow import HeadFollower
-
     history, numbering = batch.look()
     if history.opened is None:
         raise UsageError(f"{batch.output.name}: nothing was submitted yet")
-    jobs = numbering.chosen(only) if only else None
-    if HeadFollower(batch.layout).look():
-        ask_head(batch, jobs)
-    elif jobs is None:
-        print(f"{batch.output.name}: nothing is running")
+    if not only:
+        cancel_run(batch)
         return EXIT_OK
-    else:
+    jobs = numbering.chosen(only)
+    new = [job_name(job) for job in jobs if job not in history.records]
+    if new:  # another jobs file may give their numbers to other jobs
+        raise UsageError(f"not submitted yet: {listing(new)}", f"leave them out of the jobs file, or of {only}")
+    if not ask_head(batch, jobs):
         cancel_without_head(batch, jobs)
-    if jobs is not None:
-        for line in what_became_of(batch, jobs):
-            print(line)
+    for line in what_became_of(batch, jobs):
+        print(line)
     return EXIT_OK
 
 
 def me() -> str:
     """Name the person at this terminal: `student@pc07`."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    from pisa_fab.ssh_config import local_user
+
+    return f"{local_user()}@{socket.gethostname()}"
 
 
-def ask_head(batch: Batch, jobs: tuple[int, ...] | None) -> None:
-    """Have the head cancel jobs, or stop, and wait until it has done so. Raises RunError."""
+def cancel_run(batch: Batch) -> None:
+    """Have the head end the run, if there is one, and wait a while for that. Raises RunError."""
+    from pisa_fab.follow import HeadFollower
+
+    if not ask_head(batch, None):
+        print(f"{batch.output.name}: nothing is running")
+        return
+    print(f"{batch.output.name}: is being stopped; running jobs are ended, everything is kept", flush=True)
+    head = HeadFollower(batch.layout)
+    try:
+        wait_for(lambda: not head.look(), ANSWER_PATIENCE)
+    except TimeoutError:
+        print(f"it takes a while; see: {as_typed('status')}")
+    else:
+        print(f"it has ended; to go on: {as_typed('submit')}")
+
+
+def ask_head(batch: Batch, jobs: tuple[int, ...] | None) -> bool:
+    """Have the head cancel jobs, or stop, and wait until it has noted that; False if no head is at work.
+
+    Raises RunError.
+    """
     from pisa_fab import requests
     from pisa_fab.follow import HeadFollower
 
     head = HeadFollower(batch.layout)
+    if not head.look():
+        return False
+    by_hand = f"to stop it, on {head.holder.head}: kill -INT {head.holder.pid}" if head.holder else ""
     try:
         path = requests.put(batch.layout, requests.Request(jobs, me()))
         try:
-            wait_for(lambda: requests.is_answered(path), ANSWER_PATIENCE)
+            # One that is about to end may not look any more.
+            wait_for(lambda: requests.is_answered(path) or not head.look(), ANSWER_PATIENCE)
+            return requests.is_answered(path)
         finally:
             requests.remove(path)
-    except OSError as error:
-        raise RunError(f"{batch.layout.requests}: cannot be used: {error.strerror}") from error
     except TimeoutError as error:
-        raise RunError(
-            f"{batch.output.name}: the head has not answered within {ANSWER_PATIENCE:.0f} s",
-            f"does it live? {as_typed('status')}",
-        ) from error
-    if jobs is None:
-        print(
-            f"{batch.output.name}: is being stopped; running jobs are ended, everything is kept", flush=True
-        )
-        try:
-            wait_for(lambda: not head.look(), ANSWER_PATIENCE)
-        except TimeoutError:
-            print(f"it takes a while; see: {as_typed('status')}")
-        else:
-            print(f"it has ended; to go on: {as_typed('submit')}")
+        problem = f"{batch.output.name}: the head has not answered within {ANSWER_PATIENCE:.0f} s"
+        raise RunError(problem, by_hand) from error
+    except OSError as error:
+        problem = f"{batch.layout.requests}: cannot be used: {error.strerror}"
+        raise RunError(problem, by_hand) from error
 
 
 def wait_for(happened: Callable[[], bool], seconds: float) -> None:
@@ -337,14 +351,12 @@ def wait_for(happened: Callable[[], bool], seconds: float) -> None:
 
 
 def cancel_without_head(batch: Batch, jobs: tuple[int, ...]) -> None:
-    """Note in the journal, as a head would, that jobs are not to be run. Raises RunError."""
-    from pisa_fab.events import CancelAsked
+    """Note in the journal that jobs are not to be run. Raises RunError."""
     from pisa_fab.run import open_run
     from pisa_fab.worker import clock
 
     with open_run(batch.spec, waiting=print) as run:
-        run.record(CancelAsked(jobs, me()), clock())
-        run.decide(clock())
+        run.cancel(jobs, me(), clock())
 
 
 def what_became_of(batch: Batch, jobs: Sequence[int]) -> list[str]:
