@@ -138,7 +138,7 @@ class Pool:
         """
         from pisa_fab import specs
 
-        return cls(Cluster(specs.hosts_named(hosts, slots)), config=config)
+        return cls(Cluster(specs.hosts_named(hosts, 1)), config=config).with_slots(slots)
 
     @classmethod
     def over(cls, connections: Sequence[Any], *, settings: Cluster | None = None, slots: int = 1) -> Pool:
@@ -165,7 +165,9 @@ class Pool:
         return cls(Cluster((host,)), is_remote=False)
 
     def with_slots(self, slots: int) -> Pool:
-        """Give the same pool with so many slots on each host."""
+        """Give the same pool with so many slots on each host. Raises UsageError if that is less than one."""
+        if slots < 1:
+            raise UsageError(f"a host needs at least one slot, not {slots}")
         hosts = tuple(replace(host, slots=slots) for host in self.cluster.hosts)
         cluster = replace(self.cluster, hosts=hosts, source=None)
         return Pool(cluster, is_remote=self.is_remote, config=self._config, connections=self._connections)

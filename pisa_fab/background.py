@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from pisa_fab.errors import PisaError, RunError
+from pisa_fab.errors import EXIT_FAILED, PisaError, RunError
 
 
-def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> int | None:
-    """Do the work in a child, and give the child's exit code, or None if it goes on in the background.
+def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> tuple[int | None, str]:
+    """Do the work in a child; give its exit code and what it printed, or None and "" if it goes on.
 
-    `work` gets a function to call when it has begun, and gives an exit code. `log` takes what it prints, anew
-    each time. To be called while this process has a single thread. Raises the PisaError that the work raised
-    before it had begun, and RunError where there can be no such file or process.
+    `work` gets a function to call when it has begun, and gives an exit code. From then on what it prints is
+    in `log`, in place of what was there; before, that may be the log of another head, which is at work. To be
+    called while this process has a single thread. Raises the PisaError that the work raised before it had
+    begun, and RunError where there can be no such file or process.
     """
+    said = log.with_name(f"{log.name}.{secrets.token_hex(4)}")
     try:
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         reader, writer = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -33,38 +38,47 @@ def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> int |
         raise RunError(f"{log}: no head can be started in the background: {error.strerror}") from error
     if child == 0:
         os.close(reader)
-        be_child(work, output, writer)
+
+        def at_work() -> None:
+            said.replace(log)
+            tell(writer, {"at_work": True})
+
+        be_child(lambda: work(at_work), output, writer)
     os.close(writer)
     os.close(output)
     with os.fdopen(reader, encoding="utf-8") as pipe:
-        said = pipe.read()
-    news = json.loads(said or "{}")
-    if "message" in news:
-        os.waitpid(child, 0)
-        raise PisaError(news["message"], news["hint"], news["code"])
+        news = json.loads(pipe.read() or "{}")
     if news.get("at_work"):
-        return None
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return None, ""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    printed = said.read_text("utf-8", "replace")
+    said.unlink()
+    if "message" in news:
+        raise PisaError(news["message"], news["hint"], news["code"])
+    return code, printed
 
 
-def be_child(work: Callable[[Callable[[], None]], int], output: int, writer: int) -> None:
-    """Do the work in this process, which has no other purpose and ends then.
-
-    A bug goes the way of all bugs: up through whoever called, with a traceback, which is in the file.
-    """
+def be_child(work: Callable[[], int], output: int, writer: int) -> NoReturn:
+    """Do the work in this process, which has no other purpose and ends then."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(descriptor, target)
+    code = EXIT_FAILED
     try:
-        code = work(lambda: tell(writer, {"at_work": True}))
+        code = work()
     except PisaError as error:
         code = error.exit_code
         print(error, file=sys.stderr)
         tell(writer, {"message": error.message, "hint": error.hint, "code": code})
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # what the program of the parent would do next is not for the child
+    finally:
+        # What the program of the parent would do next, with a result or with a bug, is not for the child.
+        if (bug := sys.exception()) is not None:
+            sys.excepthook(type(bug), bug, bug.__traceback__)
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def tell(writer: int, news: dict[str, object]) -> None:

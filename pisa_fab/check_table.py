@@ -17,7 +17,7 @@ from pisa_fab.diagnosis import Entry, HostReport, problems, short_names, size_te
 from pisa_fab.errors import EXIT_FAILED, EXIT_NO_HOST, EXIT_OK
 from pisa_fab.invocation import as_typed
 from pisa_fab.names import listed
-from pisa_fab.progress import plural
+from pisa_fab.progress import harmless, plural
 
 GAP = 2  # columns between two cells
 NO_LIMIT = 1000  # columns, where nobody sees the end of a line
@@ -102,7 +102,7 @@ def people(report: HostReport) -> Cell:
     """Say who is logged in: how many, and their names."""
     if not report.people:
         return plain("" if report.people is None else "0")
-    names = ",".join(harmless(name) for name in report.people)
+    names = ",".join(report.people)
     return plain(names if len(report.people) == 1 else f"{len(report.people)}: {names}")
 
 
@@ -113,11 +113,6 @@ def clock_offset(report: HostReport) -> Cell:
     offset = report.clock_offset
     text = f"{offset:+.1f}" if abs(offset) < 999 else f"{offset:+.0f}"
     return "0" if abs(offset) < 0.05 else text, "yellow" if report.has_wrong_clock else ""
-
-
-def harmless(text: str) -> str:
-    """Give what a host said without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 COLUMNS = (
@@ -194,7 +189,7 @@ def remarks(reports: Sequence[HostReport], width: int) -> Iterator[list[Cell]]:
         for entry in entries(reports):
             yield []
             who = kind + listed([names[host] for host in entry.hosts])
-            head, *rest = wrapped(f"{who}: {harmless(entry.what)}", width)
+            head, *rest = wrapped(f"{who}: {entry.what}", width)
             yield [(head[: len(who) + 1], style), (head[len(who) + 1 :], "")]
             yield from ([(text, "")] for text in rest)
             yield [(f"  tip: {remedy(entry)}", "dim")]  # in one piece: a command in it is to be pasted
@@ -229,12 +224,10 @@ def closing(reports: Sequence[HostReport]) -> str:
 
 
 def picture(reports: Sequence[HostReport], width: int) -> Iterator[list[Cell]]:
-    """Give every line, in pieces with a style each."""
-    yield from table(reports, width)
-    yield from remarks(reports, width)
-    yield []
+    """Give every line, in pieces with a style each; nothing that a host has said steers a terminal."""
     style = {EXIT_OK: "bold green", EXIT_FAILED: "bold yellow"}.get(exit_code(reports), "bold red")
-    yield [(closing(reports), style)]
+    for pieces in (*table(reports, width), *remarks(reports, width), [], [(closing(reports), style)]):
+        yield [(harmless(text), style) for text, style in pieces]
 
 
 def lines(reports: Sequence[HostReport], width: int = NO_LIMIT) -> Iterator[str]:

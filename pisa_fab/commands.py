@@ -8,12 +8,11 @@ from __future__ import annotations
 import getpass
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pisa_fab.errors import EXIT_FAILED, EXIT_OK, RunError, UsageError
+from pisa_fab.errors import EXIT_FAILED, EXIT_OK, UsageError
 from pisa_fab.invocation import as_typed
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_JOBS = "jobs.yaml"
 DEFAULT_CLUSTER = "cluster.yaml"
-ANSWER_PATIENCE = 30.0  # seconds that a head may take to answer a request
-ANSWER_PAUSE = 0.2
 
 
 def load_batch(jobs: str) -> Batch:
@@ -90,7 +87,19 @@ def load_pool(
 
 def ask_on_terminal() -> Callable[[str], str] | None:
     """Give what asks a person for a secret; None where there is nobody."""
-    return getpass.getpass if sys.stdin.isatty() else None
+    return ask_secret if sys.stdin.isatty() else None
+
+
+def ask_secret(question: str) -> str:
+    """Ask on the terminal without showing the answer; give "" for none (Ctrl-D)."""
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        tell_aside("")  # what is said next begins on a line of its own
+        return ""
+    except KeyboardInterrupt:
+        tell_aside("")
+        raise
 
 
 # -- submit -------------------------------------------------------------------------------------------------
@@ -134,13 +143,14 @@ def submit(
     from pisa_fab.background import in_background
 
     log_file = batch.layout.head_log
-    code = in_background(work, log_file)
+    code, printed = in_background(work, log_file)
     if code is not None:
-        print(log_file.read_text("utf-8", "replace"), end="")
+        print(printed, end="")
         return code
     print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
-    print(f"  watch it: {as_typed('status', '--watch')}")
-    print(f"  stop it:  {as_typed('cancel')}")
+    where = ("-j", short(batch.output)) if batch.jobs_file else ()  # which has its jobs file in it by now
+    print(f"  watch it: {as_typed('status', '--watch', *where)}")
+    print(f"  stop it:  {as_typed('cancel', *where)}")
     print(f"  what it says is in {short(log_file)}")
     return EXIT_OK
 
@@ -148,17 +158,18 @@ def submit(
 def finish(batch: Batch, ended: Ended, notify: str) -> int:
     """Say how a run ended, tell whoever wanted to be told, and give the exit code. Raises PoolError."""
     from pisa_fab.launch import summary
+    from pisa_fab.progress import PlainView
 
     lines = list(summary(batch.spec, ended))
     for line in lines:
-        print(line)
+        PlainView().say(line)  # when nobody can read it, somebody may be told all the same
     command = batch.spec.notify or notify_words(notify)
     if command and ended.jobs:
         from pisa_fab.notify import notify as tell
 
         values = {"summary": lines[0], "output": str(batch.output), "state": ended.state}
         if problem := tell(command, values, "\n".join(lines) + "\n"):
-            print(problem, file=sys.stderr)
+            tell_aside(problem)
     ended.raise_if_alone()
     return ended.exit_code
 
@@ -200,6 +211,7 @@ def dryrun(batch: Batch, *, as_json: bool = False) -> int:
 def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool = False) -> int:
     """Show where the run stands, or what is known of one job. Raises PisaError."""
     from pisa_fab import status as words
+    from pisa_fab.progress import harmless_lines
 
     layout = batch.layout
     if job:
@@ -213,7 +225,7 @@ def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool =
             else words.describe(history, layout, only_failed=failed)
         )
     for line in lines:
-        print(line)
+        print(harmless_lines(line))
     return EXIT_OK
 
 
@@ -258,9 +270,9 @@ def collect(batch: Batch, to: str, kind: str) -> int:
         print(f"{len(table.rows)} rows written: {short(target.absolute())}")
     for title, jobs in (("no result", table.missing), ("output not understood", table.unparsed)):
         if jobs:
-            print(f"{title} of {len(jobs)} of {len(numbering.numbers)} jobs:", file=sys.stderr)
+            tell_aside(f"{title} of {len(jobs)} of {len(numbering.numbers)} jobs:")
             for line in results.lines_of(jobs):
-                print(line, file=sys.stderr)
+                tell_aside(line)
     return EXIT_OK if table.complete else EXIT_FAILED
 
 
@@ -268,119 +280,18 @@ def collect(batch: Batch, to: str, kind: str) -> int:
 
 
 def cancel(batch: Batch, only: str = "") -> int:
-    """End the run, or let some of its jobs be run no more, from any PC that sees the run directory.
+    """End the run, or let some of its jobs be run no more. Raises PisaError."""
+    from pisa_fab import cancel as cancelling
 
-    Raises PisaError.
-    """
     history, numbering = batch.look()
     if history.opened is None:
         raise UsageError(f"{batch.output.name}: nothing was submitted yet")
     if not only:
-        cancel_run(batch)
+        cancelling.cancel_run(batch.layout)
         return EXIT_OK
     jobs = numbering.chosen(only)
-    new = [job_name(job) for job in jobs if job not in history.records]
-    if new:  # another jobs file may give their numbers to other jobs
-        raise UsageError(f"not submitted yet: {listing(new)}", f"leave them out of the jobs file, or of {only}")
-    if not ask_head(batch, jobs):
-        cancel_without_head(batch, jobs)
-    for line in what_became_of(batch, jobs):
-        print(line)
+    cancelling.cancel_jobs(batch.spec, history, jobs)
     return EXIT_OK
-
-
-def me() -> str:
-    """Name the person at this terminal: `student@pc07`."""
-    from pisa_fab.ssh_config import local_user
-
-    return f"{local_user()}@{socket.gethostname()}"
-
-
-def cancel_run(batch: Batch) -> None:
-    """Have the head end the run, if there is one, and wait a while for that. Raises RunError."""
-    from pisa_fab.follow import HeadFollower
-
-    if not ask_head(batch, None):
-        print(f"{batch.output.name}: nothing is running")
-        return
-    print(f"{batch.output.name}: is being stopped; running jobs are ended, everything is kept", flush=True)
-    head = HeadFollower(batch.layout)
-    try:
-        wait_for(lambda: not head.look(), ANSWER_PATIENCE)
-    except TimeoutError:
-        print(f"it takes a while; see: {as_typed('status')}")
-    else:
-        print(f"it has ended; to go on: {as_typed('submit')}")
-
-
-def ask_head(batch: Batch, jobs: tuple[int, ...] | None) -> bool:
-    """Have the head cancel jobs, or stop, and wait until it has noted that; False if no head is at work.
-
-    Raises RunError.
-    """
-    from pisa_fab import requests
-    from pisa_fab.follow import HeadFollower
-
-    head = HeadFollower(batch.layout)
-    if not head.look():
-        return False
-    by_hand = f"to stop it, on {head.holder.head}: kill -INT {head.holder.pid}" if head.holder else ""
-    try:
-        path = requests.put(batch.layout, requests.Request(jobs, me()))
-        try:
-            # One that is about to end may not look any more.
-            wait_for(lambda: requests.is_answered(path) or not head.look(), ANSWER_PATIENCE)
-            return requests.is_answered(path)
-        finally:
-            requests.remove(path)
-    except TimeoutError as error:
-        problem = f"{batch.output.name}: the head has not answered within {ANSWER_PATIENCE:.0f} s"
-        raise RunError(problem, by_hand) from error
-    except OSError as error:
-        problem = f"{batch.layout.requests}: cannot be used: {error.strerror}"
-        raise RunError(problem, by_hand) from error
-
-
-def wait_for(happened: Callable[[], bool], seconds: float) -> None:
-    """Wait until something has happened. Raises TimeoutError if it has not within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(ANSWER_PAUSE)
-
-
-def cancel_without_head(batch: Batch, jobs: tuple[int, ...]) -> None:
-    """Note in the journal that jobs are not to be run. Raises RunError."""
-    from pisa_fab.run import open_run
-    from pisa_fab.worker import clock
-
-    with open_run(batch.spec, waiting=print) as run:
-        run.cancel(jobs, me(), clock())
-
-
-def what_became_of(batch: Batch, jobs: Sequence[int]) -> list[str]:
-    """Say how many of the jobs are cancelled, and what the others are, when those that ran have ended."""
-    from pisa_fab.events import JobState
-    from pisa_fab.messages import STOP_GRACE
-    from pisa_fab.model import job_name
-    from pisa_fab.progress import listing, plural
-
-    deadline = time.monotonic() + STOP_GRACE + 5.0
-    while True:
-        scheduler = batch.look()[0].scheduler
-        if not any(scheduler.is_unwanted(job) for job in jobs) or time.monotonic() > deadline:
-            break
-        time.sleep(ANSWER_PAUSE)
-    lines = []
-    for state in (JobState.CANCELLED, *(state for state in JobState if state is not JobState.CANCELLED)):
-        found = [job for job in jobs if scheduler.state(job) is state]
-        if found:
-            note = "" if state is JobState.CANCELLED else "; as soon as nothing of it runs, it is cancelled"
-            note = note if any(scheduler.is_unwanted(job) for job in found) else ""
-            names = listing([job_name(job) for job in found])
-            lines.append(f"{plural(len(found), 'job')} {state.value}: {names}{note}")
-    return lines
 
 
 # -- the pool and the first files ---------------------------------------------------------------------------
@@ -416,14 +327,24 @@ def put_key(pool: Pool, access: Access, reports: Sequence[HostReport], *, accept
         tell_aside("no host refuses your key; none was put anywhere")
         return False
     public_key = default_public_key(access.identities(pool.cluster.hosts))
-    password = getpass.getpass("password for the hosts that refuse your key: ")
+    ask = ask_on_terminal()
+    if ask is None:
+        raise UsageError(
+            "--install-key asks for a password, which takes a terminal", "by hand it is: ssh-copy-id HOST"
+        )
+    password = ask("password for the hosts that refuse your key: ")
+    if not password:
+        tell_aside("no password; no key was put anywhere")
+        return False
     with_password = pool.access(accept_new=accept_new, password=password)
     return bool(install_key(pool.cluster, with_password, public_key, reports, told=tell_aside))
 
 
 def tell_aside(text: str) -> None:
     """Tell a person something that is not part of the output."""
-    print(text, file=sys.stderr, flush=True)
+    from pisa_fab.progress import harmless_lines
+
+    print(harmless_lines(text), file=sys.stderr, flush=True)
 
 
 def init(*, script: str, hosts: str, slots: str, venv: str, output: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import select
 import signal
 import subprocess
@@ -383,9 +384,9 @@ def everything(c):
 
 def _write(target: Path, text: str, told: Tell) -> bool:
     """Write a file that is whole or not there, unless it is there already. Raises PisaError."""
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    new = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     try:
-        with new.open("w", encoding="utf-8") as file:
+        with new.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -35,6 +35,7 @@ from pisa_fab.events import (
     Stop,
 )
 from pisa_fab.history import History
+from pisa_fab.invocation import as_typed
 from pisa_fab.link import Closed, Inbox, Message, Said, Wake
 from pisa_fab.model import Cluster, Host
 from pisa_fab.roster import Connection, MakeLinks, Roster
@@ -244,7 +245,7 @@ class Head:
         elif op == "superseded":
             raise RunError(
                 f"{self.run.layout.root}: another head has taken over this run; this one stops",
-                "watch the other with `inv status`",
+                f"watch the other with: {as_typed('status')}",
             )
         elif op == "notice":
             self.view.say(f"{name}: {message['text']}")
@@ -387,7 +388,7 @@ class Head:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     def obey_signals(self) -> None:
         """Begin to stop when asked to."""

@@ -11,7 +11,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pisa_fab.errors import UsageError
@@ -76,8 +76,8 @@ class Credentials:
     usual: tuple[Path, ...] = ()
     agent: str = ""
     only_named: bool = False
-    passphrase: str | None = None
-    password: str | None = None
+    passphrase: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:

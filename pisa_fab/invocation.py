@@ -16,23 +16,42 @@ PROGRAMS = ("fab", "inv", "invoke", "pisa-fab")
 JOBS = ("-j", "--jobs")
 CLUSTER = ("-c", "--cluster")
 KNOW_CLUSTER = ("check", "dryrun", "submit")
+# The options of `inv` and `fab` themselves that are followed by a value.
+VALUED = (
+    *("-c", "--collection", "-D", "--list-depth", "-f", "--config", "-F", "--list-format"),
+    *("-H", "--hosts", "-i", "--identity", "-r", "--search-root", "-S", "--ssh-config"),
+    *("-T", "--command-timeout", "-t", "--connect-timeout"),
+)
 
 
 def as_typed(task: str, *options: str, words: Sequence[str] | None = None) -> str:
     """Give the command line of another of our tasks, as the user would type it now.
 
-    Program, namespace, hosts (`fab -H`) and files are those of the present command; where that is none of
-    ours (a task of the user's own), it is `pisa-fab`, which works anywhere. `words` is `sys.argv`.
+    Program, namespace, hosts (`fab -H`) and files are those of the present command, but no other task that
+    is in it; where it is none of ours (a task of the user's own), it is `pisa-fab`, which works anywhere.
+    `words` is `sys.argv`.
     """
     argv = list(sys.argv if words is None else words)
     program = Path(argv[0]).name if argv else ""
-    place = next((at for at, word in enumerate(argv) if at and word.rpartition(".")[2] in COMMANDS), 0)
+    core = before_tasks(argv[1:])
+    places = range(1 + len(core), len(argv))
+    place = next((at for at in places if argv[at].rpartition(".")[2] in COMMANDS), 0)
     if program not in PROGRAMS or not place:
         return " ".join(["pisa-fab", task, *options])
     namespace = "".join(argv[place].rpartition(".")[:2])
     wanted = JOBS + CLUSTER if task in KNOW_CLUSTER else JOBS
     files = named(argv[place + 1 :], wanted)
-    return " ".join([program, shlex.join([*argv[1:place], namespace + task, *options, *files])])
+    return " ".join([program, shlex.join([*core, namespace + task, *options, *files])])
+
+
+def before_tasks(words: Sequence[str]) -> list[str]:
+    """Give the words before the name of the first task: options of the program itself."""
+    found: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.startswith("-") and before not in VALUED:
+            break
+        found.append(word)
+    return found
 
 
 def named(words: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from pisa_fab.errors import RunError
 from pisa_fab.events import Event
+from pisa_fab.invocation import as_typed
 from pisa_fab.journal_format import decode, encode
 
 Replay = Callable[[float, Event], object]
@@ -156,7 +157,7 @@ class Journal:
             return
         raise RunError(
             f"{self.path}: somebody else writes here; this head writes no more",
-            "is another `submit` at work on this run directory? `inv status` says which",
+            f"is another head at work on this run directory? That says: {as_typed('status')}",
         )
 
     def _is_ours(self, more: int) -> bool:

@@ -12,8 +12,9 @@ holder dies, however it dies. Two things are left for the text in the file:
 PCs are told apart by the boot id of their kernel, because that is who knows about locks: host names and
 machine ids are the same on PCs that were cloned. A PC that was booted anew is another one.
 
-POSIX drops the lock when its process closes any descriptor of the file. So a holder opens it only to keep it
-open, and nobody may call `is_held` or `holder` in the process that holds the lock.
+POSIX gives a lock to a process, to each of its threads, and drops it when any of them closes a descriptor of
+the file. So a holder opens it only to keep it open, and what the threads of its process ask is answered from
+memory: a program may run a batch in one thread, and look at it in another.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -31,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pisa_fab.errors import RunError
+from pisa_fab.invocation import as_typed
 
 BEAT = 2.0  # seconds
 SILENT = 3  # beats without a sign after which a head is dead
@@ -39,6 +42,9 @@ GLANCE = 0.3  # seconds; `is_held` of somebody else holds the lock for less
 SIZE = 1024  # bytes of the text, always, so that whoever reads while it is written sees an old one or a new
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TAKEN = (errno.EACCES, errno.EAGAIN)  # what a lock that another process has is refused with
+
+_ours: dict[str, RunLock] = {}  # the locks of this process, by the real path of the file
+_ours_guard = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +89,16 @@ class RunLock:
         self._due = float("-inf")
         self._descriptors: list[int] = []  # the first holds the lock
         self._me = Holder(socket.gethostname(), os.getpid(), time.time(), boot_id())
+        self._place = os.path.realpath(path)
 
     def __enter__(self) -> RunLock:
         """Take the lock; at once, or after watching a head on another PC that may be dead."""
+        with _ours_guard:
+            other = _ours.setdefault(self._place, self)
+        if other is not self:
+            raise refusal(self.path, other._me)
         with contextlib.ExitStack() as stack:
+            stack.callback(_ours.pop, self._place)
             stack.callback(self._close)
             confirm = self._wait_until_free()
             self._claim()
@@ -106,6 +118,7 @@ class RunLock:
             if self._me.is_same(read(self._descriptors[0])):
                 self._write(replace(self._me, released=True))
         self._close()
+        del _ours[self._place]
 
     def beat(self, now: float) -> None:
         """Show that this head lives, if it is time to; to be called about once a beat, or more often.
@@ -191,7 +204,7 @@ class RunLock:
     def _overtaken(self, by: Holder | None) -> RunError:
         return RunError(
             f"{self.path.parent.parent}: has been taken over by {describe(by)}; this head stops",
-            "watch that one with `inv status`; was this PC suspended, or cut off?",
+            f"was this PC suspended, or cut off? to watch that one: {as_typed('status')}",
         )
 
     def _write(self, me: Holder) -> None:
@@ -210,13 +223,13 @@ class RunLock:
 def refusal(path: Path, found: Holder | None, *, silent: bool = False) -> RunError:
     """Say who holds a lock file, how to watch that, and how to stop it."""
     if found is None or found.released:
-        who, tip = describe(None), "watch it with `inv status`; it goes on by itself"
+        who, tip = describe(None), f"it goes on by itself; to watch it: {as_typed('status')}"
     elif silent:
         who = f"{describe(found)}, which gives no sign of life but keeps its lock"
         tip = f"if {found.head} is off or was booted anew, delete {path} and submit again"
     else:
         who = describe(found)
-        tip = f"watch it with `inv status` from any PC; to stop it, on {found.head}: kill -INT {found.pid}"
+        tip = f"watch it from any PC: {as_typed('status')}; stop it: {as_typed('cancel')}"
     return RunError(f"{path.parent.parent}: is being run by {who}", tip)
 
 
@@ -259,10 +272,9 @@ def boot_id() -> str:
 
 
 def holder(path: Path) -> Holder | None:
-    """Give who wrote a lock file last, whether it still holds the lock or not; None if nobody can be read.
-
-    Not for the head itself, as `is_held`.
-    """
+    """Give who wrote a lock file last, whether it still holds the lock or not; None if nobody can be read."""
+    if (ours := _ours.get(os.path.realpath(path))) is not None:
+        return ours._me
     try:
         return parse(path.read_bytes())
     except OSError:
@@ -270,7 +282,9 @@ def holder(path: Path) -> Holder | None:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether a head holds the lock now. Not for the head itself, which would give its own lock back."""
+    """Say whether a head holds the lock now."""
+    if os.path.realpath(path) in _ours:
+        return True
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -19,8 +19,10 @@ from pisa_fab.attempts import Attempt, Attempts
 from pisa_fab.errors import EXIT_FAILED, EXIT_OK, PisaError, UsageError
 from pisa_fab.events import Ending, Event, JobState
 from pisa_fab.follow import HeadFollower, JournalFollower
+from pisa_fab.invocation import as_typed
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
+from pisa_fab.progress import harmless_lines
 from pisa_fab.results import VISIBILITY_PATIENCE, VISIBILITY_PAUSE
 from pisa_fab.transitions import FINAL
 from pisa_fab.why import unknown, why
@@ -78,7 +80,9 @@ class Followed:
         self.alive = self._head.look()
         self._journal.update()
         if job not in self._journal.history.records:
-            raise UsageError(unknown(self._journal.history, job), "see the assignment file, or `status`")
+            raise UsageError(
+                unknown(self._journal.history, job), f"see the assignment file, or: {as_typed('status')}"
+            )
 
     def _take(self, moment: float, event: Event) -> None:
         """Take in an event; anew, when the journal is read anew."""
@@ -202,7 +206,7 @@ class Followed:
     def say(self, text: str) -> None:
         """Say something beside the output."""
         self.out.flush()
-        self.err.write(f"{text}\n")
+        self.err.write(f"{harmless_lines(text)}\n")
         self.err.flush()
 
     def say_why(self) -> None:

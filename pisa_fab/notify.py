@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 
 PATIENCE = 30.0  # seconds that the command may take
+TAIL_BYTES = 2000  # of its standard error that are read
 PLACEHOLDER = re.compile(r"\{(summary|output|state)\}")
 
 
@@ -25,23 +28,29 @@ def notify(command: Sequence[str], values: Mapping[str, str], text: str) -> str:
     """
     argv = [PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in command]
     extra = {f"PISA_{name.upper()}": value for name, value in values.items()}
+    # Files instead of pipes: what it leaves running may keep them open, and holds up nobody.
     try:
-        done = subprocess.run(
-            argv,
-            input=text,
-            env={**os.environ, **extra},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            timeout=PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"notify: {argv[0]} took longer than {PATIENCE:.0f} s and was ended"
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+            given.write(text.encode("utf-8", "replace"))
+            given.seek(0)
+            process = subprocess.Popen(
+                argv,
+                stdin=given,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env={**os.environ, **extra},
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return f"notify: {argv[0]} took longer than {PATIENCE:.0f} s and was ended"
+            said.seek(max(0, said.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = said.read().decode("utf-8", "replace").strip().splitlines()
     except OSError as error:
         return f"notify: {argv[0]} cannot be run: {error.strerror}"
-    if done.returncode == 0:
+    if code == 0:
         return ""
-    said = done.stderr.strip().splitlines()
-    return f"notify: {argv[0]} ended with {done.returncode}" + (f": {said[-1]}" if said else "")
+    return f"notify: {argv[0]} ended with {code}" + (f": {lines[-1]}" if lines else "")

@@ -36,6 +36,7 @@ from pisa_fab.events import (
     SlotsChanged,
 )
 from pisa_fab.history import History, JobResult
+from pisa_fab.invocation import as_typed
 from pisa_fab.model import job_name
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class PlainView:
     def say(self, text: str) -> None:
         """Show a line at once; when nobody can read any more, the run goes on all the same."""
         with self.as_long_as_anybody_reads():
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(harmless_lines(text) + "\n")
             sys.stdout.flush()
 
     @contextmanager
@@ -167,7 +168,7 @@ class BarView(PlainView):
             super().say(text)
         else:
             with self.as_long_as_anybody_reads():
-                self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self.bar.console.print(harmless_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self, history: History, now: float) -> None:
         """Draw the bar anew, unless it was just drawn."""
@@ -307,10 +308,15 @@ def arguments(record: JobRecord) -> str:
 
 
 def harmless(line: str) -> str:
-    """Give a line of a program's output without what would steer a terminal."""
+    """Give a line that a program or a host has written without what would steer a terminal."""
     return "".join(
         letter if letter.isprintable() or letter == "\t" else "\N{REPLACEMENT CHARACTER}" for letter in line
     )
+
+
+def harmless_lines(text: str) -> str:
+    """Give several lines like that."""
+    return "\n".join(map(harmless, text.split("\n")))
 
 
 def counted(history: History) -> str:
@@ -335,7 +341,7 @@ def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:
             yield f"        {harmless(line)}"
     hidden = history.failed - (most or sys.maxsize)
     if hidden > 0:
-        yield f"  and {hidden} more; see all with: status --failed"
+        yield f"  and {hidden} more; see all with: {as_typed('status', '--failed')}"
 
 
 def alike(history: History) -> list[JobResult]:
@@ -363,8 +369,8 @@ def hopeless(history: History) -> Iterator[str]:
             yield f"    {harmless(line)}"
     others = history.failed - sum(history.scheduler.state(r.job) is JobState.FAILED for r in results)
     if others:
-        yield f"  {plural(others, 'other job')} failed, too; see all with: status --failed"
-    yield "mend the cause, then go on with all jobs: submit --retry-failed"
+        yield f"  {plural(others, 'other job')} failed, too; see all with: {as_typed('status', '--failed')}"
+    yield f"mend the cause, then go on with all jobs: {as_typed('submit', '--retry-failed')}"
     yield "to have failing jobs stop nothing, put into the jobs file: stop_after: 0"
 
 

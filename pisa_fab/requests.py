@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pisa_fab.layout import Layout
+from pisa_fab.table import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,8 @@ def put(layout: Layout, request: Request) -> Path:
     """Put a request where the head finds it; the file is there until it has been done. Raises OSError."""
     layout.requests.mkdir(mode=0o700, exist_ok=True)
     path = layout.request(secrets.token_hex(8))
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps({"cancel": request.jobs, "by": request.by}), "utf-8")
-    new.replace(path)
+    with replacing(path) as file:
+        file.write(json.dumps({"cancel": request.jobs, "by": request.by}))
     return path
 
 

@@ -149,9 +149,9 @@ class Run:
         self.sync()
 
     def cancel(self, jobs: Sequence[int], by: str, now: float) -> None:
-        """Journal that jobs are not to be run, while no head is at work; those that wait are cancelled at once.
+        """Journal that jobs are not to be run, while no head is at work; those that wait are cancelled then.
 
-        The others may still run on their hosts: that is for the next head to find out.
+        Others may still run on their hosts: that is for the next head to find out.
         """
         self.record(CancelAsked(jobs, by), now)
         waiting = [job for job in jobs if self.history.scheduler.state(job) is JobState.WAITING]

@@ -18,6 +18,7 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK
 from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower
 from pisa_fab.history import History, JobResult
+from pisa_fab.invocation import as_typed
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
@@ -32,7 +33,7 @@ from pisa_fab.progress import (
     short,
     was_hopeless,
 )
-from pisa_fab.why import Use, unknown, uses, waiting, why
+from pisa_fab.why import AGAIN, Use, unknown, uses, waiting, why
 
 MOST_ATTEMPTS = 8  # of a job that its description shows, the latest
 
@@ -184,7 +185,7 @@ def describe_job(layout: Layout, job: int) -> Iterator[str]:
     record, now = history.records[job], time.time()
     yield f"{job_name(job)}  {state_of_job(history, job)}"
     for line in why(history, job, head=lock.is_held(layout.lock), now=now):
-        yield f"  {line}"
+        yield f"  {as_pasted(line)}"
     if attempts.cancelled_at is not None:
         by = f" by {attempts.cancelled_by}" if attempts.cancelled_by else ""
         yield f"  cancelled{by} at {lock.moment(attempts.cancelled_at)}"
@@ -202,13 +203,19 @@ def describe_job(layout: Layout, job: int) -> Iterator[str]:
     yield from file_lines(layout, job, attempts)
 
 
+def as_pasted(line: str) -> str:
+    """Give a line of `why` with the command in it, if there is one, as the user would type it."""
+    tip, found, options = line.partition(AGAIN)
+    return f"{AGAIN.partition(':')[0]}: {as_typed('submit', *options.split())}" if found and not tip else line
+
+
 def read_job(layout: Layout, job: int) -> tuple[History, Attempts]:
     """Read the journal for the sake of one job. Raises UsageError if there is no such job."""
     attempts = Attempts(job)
     follower = JournalFollower(layout.journal, attempts.take)
     follower.update()
     if job not in follower.history.records:
-        raise UsageError(unknown(follower.history, job), "see the assignment file, or `status`")
+        raise UsageError(unknown(follower.history, job), f"see the assignment file, or: {as_typed('status')}")
     return follower.history, attempts
 
 

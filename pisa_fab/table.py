@@ -6,7 +6,7 @@ Rows end in a newline, and what holds one of any kind is quoted.
 from __future__ import annotations
 
 import csv
-import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import TextIO
 def replacing(target: Path) -> Iterator[TextIO]:
     """Give a file to write, which takes the target's place when it is whole. Raises OSError.
 
-    Bytes of file names that are no UTF-8 are written as they are.
+    Bytes of file names that are no UTF-8 are written as they are. Nobody who may write to the same folder can
+    guess the name that the file has before.
     """
-    new = target.with_name(f"{target.name}.{os.getpid()}.new")
+    new = target.with_name(f"{target.name}.{secrets.token_hex(8)}.new")
     try:
-        with new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with new.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file
         new.replace(target)
     except OSError:

@@ -1,8 +1,10 @@
-"""The Invoke tasks: options in, `commands` called, errors turned into a clean exit.
+"""Batches of jobs on a pool of PCs.
 
-They work as `inv NAME` and `fab NAME` where a tasks.py imports them, as `inv NS.NAME` where a project adds
-this module to its own collection, as `pisa-fab NAME` anywhere, and as functions: `submit(c, jobs="a.yaml")`.
-Nothing heavy is imported here: every `inv` in a project that uses them pays for it.
+That is what `inv --list` says of the namespace of somebody who adds this module to a collection. Here are the
+Invoke tasks: options in, `commands` called, errors turned into a clean exit. They work as `inv NAME` and
+`fab NAME` where a tasks.py imports them, as `inv NS.NAME` where a project adds them to its own, as
+`pisa-fab NAME` anywhere, and as functions: `submit(c, jobs="a.yaml")`. Nothing heavy is imported here: every
+`inv` in a project that uses them pays for it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from invoke.config import DataProxy
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from pisa_fab import commands, gathering
-from pisa_fab.errors import EXIT_FAILED, PisaError, UsageError
+from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, PisaError, UsageError
 
 if TYPE_CHECKING:
     from pisa_fab.api import Batch, Pool
@@ -106,6 +109,8 @@ def cleanly(work: Callable[[], int]) -> None:
         # Whoever read our output has seen enough (`| head`); Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=EXIT_FAILED) from None
+    except KeyboardInterrupt:  # for which Invoke has the exit code of jobs that failed
+        raise Exit(code=EXIT_INTERRUPTED) from None
     if code:
         raise Exit(code=code)
 
@@ -120,9 +125,17 @@ def print_any_file_name() -> None:
 def configured(c: Context, key: str) -> str:
     """Give a default from `pisa:` in Invoke's configuration, or its variable; "" where there is none.
 
-    Invoke itself looks only for variables of keys that a configuration file has, too.
+    Invoke itself looks only for variables of keys that a configuration file has, too. Raises UsageError.
     """
-    value = c.config.get("pisa", {}).get(key)
+    settings = c.config.get("pisa")
+    if settings is not None and not isinstance(settings, (dict, DataProxy)):
+        raise UsageError(
+            f"pisa: of Invoke's configuration must have keys below it, not {settings!r}",
+            "as in pisa: {jobs: jobs.yaml}",
+        )
+    value = settings.get(key) if settings else None
+    if isinstance(value, (bool, list, dict, DataProxy)):
+        raise UsageError(f"pisa.{key} of Invoke's configuration must be a single text or number")
     if value is None:
         name = f"PISA_{key.upper()}"
         value = os.environ.get(f"INVOKE_{name}") or os.environ.get(f"FABRIC_{name}")
@@ -253,7 +266,7 @@ def status(
     json: bool = False,
     failed: bool = False,
 ) -> int:
-    """Show where a run stands, while it runs and after, from any PC that sees the home."""
+    """Show where a run stands, during it and after, from any PC that sees the home."""
     batch = the_batch(c, jobs)
     if watch and (job or json or failed):
         raise UsageError("--watch cannot be combined with --job, --json or --failed")
@@ -278,6 +291,8 @@ def logs(
     err: bool = False,
 ) -> int:
     """Show what a job has printed, while it runs and after."""
+    if job in ("-h", "--help"):  # Invoke takes whatever comes first for the number
+        raise UsageError("--help goes before this command", "write: --help logs")
     return commands.logs(the_batch(c, jobs), job, follow=follow, stderr=err)
 
 
@@ -295,7 +310,7 @@ def cancel(c: Context, connections: Sequence[Any], jobs: str = "", only: str = "
     }
 )
 def collect(c: Context, connections: Sequence[Any], jobs: str = "", to: str = "", format: str = "") -> int:
-    """Write one table: a row a job, its arguments, how it went, what its output says."""
+    """Write one table: a row a job, its arguments, how it went, what it printed."""
     return commands.collect(the_batch(c, jobs), to, format)
 
 
@@ -317,7 +332,7 @@ def check(
     install_key: bool = False,
     json: bool = False,
 ) -> int:
-    """Look at every host at once: can it do the work, and if not, why, and what helps."""
+    """Say of every host whether it can do the work, and if not, why and what helps."""
     named = jobs or configured(c, "jobs")
     batch = commands.load_batch(named) if named or Path(commands.DEFAULT_JOBS).exists() else None
     pool = the_pool(c, connections, batch, cluster, 0)
@@ -342,6 +357,6 @@ def init(
     venv: str = "",
     output: str = "",
 ) -> int:
-    """Write a first jobs.yaml, cluster.yaml and tasks.py for a script; overwrites nothing."""
+    """Write a first jobs.yaml, cluster.yaml and tasks.py; what is there stays."""
     named = hosts or ",".join(connection.original_host for connection in connections)
     return commands.init(script=script, hosts=named, slots=slots, venv=venv, output=output)

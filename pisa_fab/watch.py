@@ -23,10 +23,11 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_OK
 from pisa_fab.events import AttemptEnded, Event, JobState
 from pisa_fab.follow import HeadFollower, JournalFollower
 from pisa_fab.history import History
+from pisa_fab.invocation import as_typed
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
-from pisa_fab.progress import PlainView, arguments, brief, duration, notable, plural, standing
+from pisa_fab.progress import PlainView, arguments, brief, duration, harmless, notable, plural, standing
 from pisa_fab.status import ending, exit_code, past
 from pisa_fab.why import Use, uses, waiting
 
@@ -60,7 +61,7 @@ def watch(layout: Layout, *, out: TextIO | None = None) -> int:
                 over = watched.look()
             shown.show(watched)
     except KeyboardInterrupt:
-        out.write(f"{layout.root.name}: the run goes on; look again with: status --watch\n")
+        out.write(f"{layout.root.name}: the run goes on; look again with: {as_typed('status', '--watch')}\n")
         out.flush()
         return EXIT_OK
     return finish(watched, out)
@@ -73,7 +74,7 @@ def finish(watched: Watched, out: TextIO) -> int:
         out.write(f"{watched.layout.root.name}: not submitted yet\n")
         return EXIT_FAILED
     for line in ending(history, watched.layout):
-        out.write(f"{line}\n")
+        out.write(f"{harmless(line)}\n")
     out.flush()
     return exit_code(history)
 
@@ -110,7 +111,8 @@ class Watched:
         self._absent = 0 if alive else self._absent + 1
         if len(self.news) > MOST_NEWS:
             rest = len(self.news) - MOST_NEWS
-            self.news[MOST_NEWS:] = [f"... and {plural(rest, 'more line')}; see all with: status --failed"]
+            see = f"see all with: {as_typed('status', '--failed')}"
+            self.news[MOST_NEWS:] = [f"... and {plural(rest, 'more line')}; {see}"]
         opened = self.history.opened
         if opened is None or self.history.closed is None:
             return self._absent >= (ABSENT if opened else 1)
@@ -181,7 +183,7 @@ class Lines:
             self._said, self._due = stands, time.monotonic() + LINE_EVERY
             lines = [*lines, f"{time.strftime('%H:%M:%S')} {standing(history)}"]
         for line in lines:
-            self.out.write(f"{line}\n")
+            self.out.write(f"{harmless(line)}\n")
         self.out.flush()
 
 
@@ -224,7 +226,7 @@ class Picture:
             self._live.start()
             news = [*self._recent, *news]
         for line in news:
-            self.console.print(Text(line), soft_wrap=True)
+            self.console.print(Text(harmless(line)), soft_wrap=True)
         self._recent.extend(watched.news)
         self._live.update(picture(watched, self._size.height), refresh=True)
 
@@ -244,7 +246,7 @@ def picture(watched: Watched, height: int) -> RenderableType:
     name = f"{watched.layout.root.name}: {watched.at_work()}"
     parts: list[RenderableType] = [Text(name, no_wrap=True, overflow="ellipsis"), bar]
     if text := watched.waiting():
-        parts.append(Text(text, no_wrap=True, overflow="ellipsis"))
+        parts.append(Text(harmless(text), no_wrap=True, overflow="ellipsis"))
     room = max(FEWEST_ROWS, height - len(parts) - 4)
     found = uses(history, time.time())
     if found:
@@ -296,5 +298,5 @@ def table_of(rows: Sequence[tuple[str, ...]]) -> Table:
     table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         style = "" if row[1] == "ready" else "yellow"
-        table.add_row(*(Text(cell, style=style) for cell in row))
+        table.add_row(*(Text(harmless(cell), style=style) for cell in row))
     return table

@@ -18,7 +18,8 @@ from pisa_fab.progress import duration, plural
 from pisa_fab.states import JobView
 
 STALLED = 20.0  # seconds without an event after which a head that could start a job does not
-RETRY_FAILED = "to run it again: submit --retry-failed"
+AGAIN = "to run it again: submit "  # and options
+RETRY_FAILED = f"{AGAIN}--retry-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _succeeded(history: History, job: int, view: JobView) -> Iterator[str]:
         f"it succeeded on {result.host} at {moment(result.started + result.outcome.seconds)}, "
         f"attempt {result.attempt}"
     )
-    yield f"to run it again: submit --only {job} --rerun"
+    yield f"{AGAIN}--only {job} --rerun"
 
 
 def _failed(history: History, job: int, view: JobView) -> Iterator[str]:

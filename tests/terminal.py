@@ -21,7 +21,7 @@ from processes import wait_for
 COLUMNS = 80
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 MOVES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-CTRL_C = "\x03"
+CTRL_C, CTRL_D = "\x03", "\x04"
 PATIENCE = 120.0  # seconds for the end of a program that hangs
 
 

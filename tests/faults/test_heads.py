@@ -167,7 +167,7 @@ def test_there_is_one_head_until_its_pc_dies_and_then_even_a_host_of_the_pool_ca
         assert refused.returncode == 2, refused.said
         who = rf"{batch.run}: is being run by head \(process {program.process.pid}\) since 20\d\d-\d\d-\d\d "
         assert re.search(who, refused.stderr), refused.said
-        assert "watch it with `inv status` from any PC; to stop it, on head: kill -INT" in refused.stderr
+        assert "watch it from any PC: inv status; stop it: inv cancel" in refused.stderr
     pool.heads[0].power_off()
     program = submit(programs_on("pc01"))
     program.wait_for_output("head was running this (since ")
@@ -221,7 +221,7 @@ def test_a_head_that_was_taken_over_while_it_stood_still_stops_and_disturbs_noth
     done = old.wait()
     assert done.returncode == 2, done.said
     assert f"{batch.run}: has been taken over by another head; this head stops" in done.stderr
-    assert "watch that one with `inv status`" in done.stderr
+    assert "to watch that one: inv status" in done.stderr
     succeed(new, batch)
     batch.check(programs_on("head2").run, again=set())
     pool.assert_empty()

@@ -51,6 +51,46 @@ def python(run_program: Run, project: Project, source: str) -> Completed:
     return run_program(sys.executable, "program.py")
 
 
+IN_A_THREAD = """
+import sys, threading
+from pathlib import Path
+from pisa_fab import Batch, PisaError, Pool
+
+batch, pool = Batch.load("jobs.yaml"), Pool.this_machine(slots=2)
+thread = threading.Thread(target=lambda: print("first:", pool.run(batch).reason))
+thread.start()
+while not Path("began").exists():
+    pass
+print(batch.results()[0].state)
+try:
+    pool.run(batch)
+except PisaError as error:
+    print("second:", error.message.partition(" by ")[0].rpartition("/")[2])
+Path("gate").touch()
+thread.join()
+print(batch.results().succeeded)
+"""
+
+
+def test_a_program_runs_a_batch_in_a_thread_and_cannot_run_it_twice(
+    project: Project, run_program: Run
+) -> None:
+    project.write(
+        "wait.py",
+        "import pathlib, time\npathlib.Path('began').touch()\n"
+        "while not pathlib.Path('gate').exists(): time.sleep(0.02)\n",
+    )
+    project.jobs({"script": "wait.py", "output": "run"})
+    done = python(run_program, project, IN_A_THREAD)
+    assert done.stdout.splitlines() == ["running", "second: run: is being run", "first: finished", "True"]
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_a_host_without_a_slot_is_a_mistake(slots: int) -> None:
+    with pytest.raises(UsageError, match="at least one slot"):
+        Pool.of("pc01", slots=slots)
+
+
 WHOLE = """
 from pisa_fab import Batch, Pool
 

@@ -159,6 +159,42 @@ def test_a_whole_run_is_cancelled_and_can_go_on(
     assert run_program("inv", "submit").returncode == 0
 
 
+def test_nothing_is_started_by_cancelling_jobs_of_a_run_that_was_stopped(
+    gated: Project, run_program: Run, start_program: Start
+) -> None:
+    head = start_program("inv", "submit")
+    wait_until_running(gated, 0, 1)
+    assert run_program("inv", "cancel").returncode == 0
+    assert head.wait().returncode == 130
+    done = run_program("inv", "cancel", "--only", "0,5")
+    assert done.stdout == "2 jobs cancelled: 0000, 0005\n", done.said
+    assert states(run_program) == {"waiting": 8, "cancelled": 2}
+    open_gate(gated)
+    done = run_program("inv", "submit")
+    assert done.returncode == 1, done.said
+    assert "10 jobs: 8 succeeded, 2 cancelled" in done.stdout
+
+
+def test_several_may_cancel_a_run_at_once(gated: Project, run_program: Run, start_program: Start) -> None:
+    head = start_program("inv", "submit")
+    wait_until_running(gated, 0, 1)
+    cancels = [start_program("inv", "cancel") for _ in range(3)]
+    for cancel in cancels:
+        ended = cancel.wait()
+        assert ended.returncode == 0, ended.said
+    assert head.wait().returncode == 130
+    assert list((gated.path / "run/.pisa/requests").iterdir()) == []
+
+
+def test_a_job_that_was_not_submitted_yet_cannot_be_cancelled(gated: Project, run_program: Run) -> None:
+    open_gate(gated)
+    assert run_program("inv", "submit").returncode == 0
+    gated.jobs({"script": "script.py", "output": "run", "sweep": {"-n": {"from": 0, "to": 10}}})
+    done = run_program("inv", "cancel", "--only", "9-10")
+    assert done.returncode == 2, done.said
+    assert "not submitted yet: 0010" in done.stderr
+
+
 def test_what_was_never_submitted_cannot_be_cancelled(gated: Project, run_program: Run) -> None:
     done = run_program("inv", "cancel")
     assert done.returncode == 2
@@ -202,7 +238,7 @@ def test_a_run_goes_on_in_the_background(gated: Project, run_program: Run) -> No
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     assert stat[3] == str(pid), "it leads no session of its own"
     assert stat[4] == "0", "it has a terminal"
-    assert run_program("inv", "submit").returncode == 2  # one head at a time
+    assert run_program("inv", "submit", "--detach").returncode == 2  # one head at a time, and one log
     open_gate(gated)
     done = run_program("inv", "status", "--watch")
     assert done.returncode == 0, done.said
@@ -229,6 +265,7 @@ def test_a_run_directory_that_is_taken_is_said_at_once(
     done = run_program("inv", "submit", "--detach")
     assert done.returncode == 2, done.said
     assert "is being run by" in done.stderr
+    assert not (gated.path / "run/.pisa/head.log").exists()
     open_gate(gated)
     assert head.wait().returncode == 0
 

@@ -280,3 +280,60 @@ def test_a_configured_number_that_is_none_is_one_line(own: Project, run_program:
     done = run_program("inv", "pisa.submit", env={"INVOKE_PISA_SLOTS": slots})
     assert done.returncode == 2
     assert f"pisa.slots must be a whole number, not '{slots}'" in done.stderr
+
+
+def test_a_configuration_file_that_is_named_wins_over_the_projects(own: Project, run_program: Run) -> None:
+    (own.path / "jobs.yaml").rename(own.path / "mine.yaml")
+    own.write("invoke.yaml", "pisa: {jobs: other.yaml, slots: 1}\n")
+    own.write("night.yaml", "pisa: {jobs: mine.yaml}\n")
+    for program, task in (("inv", "pisa.submit"), ("pisa-fab", "submit")):
+        done = run_program(program, "-f", "night.yaml", task, "--rerun")
+        assert done.returncode == 0, done.said
+        assert "12 of 12 jobs to run, 1 slot on this machine" in done.stdout
+
+
+def test_under_fab_it_is_fabrics_configuration(own: Project, hosts: Hosts, run_program: Run) -> None:
+    hosts.start(1)
+    (own.path / "jobs.yaml").rename(own.path / "mine.yaml")
+    own.write("fabric.yaml", "pisa: {jobs: other.yaml, slots: 3}\n")
+    done = run_program("fab", "-H", "pc01", "pisa.submit", env={"FABRIC_PISA_JOBS": "mine.yaml"})
+    assert done.returncode == 0, done.said
+    assert "12 of 12 jobs to run, 3 slots on 1 host" in done.stdout
+    own.write("fabric.yaml", "")
+    done = run_program("fab", "pisa.status", env={"FABRIC_PISA_JOBS": "mine.yaml"})
+    assert "12 succeeded" in done.stdout, done.said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pisa: 3", "pisa: of Invoke's configuration must have keys below it, not 3"),
+        ("pisa: jobs.yaml", "pisa: of Invoke's configuration must have keys below it, not 'jobs.yaml'"),
+        ("pisa: [jobs]", "pisa: of Invoke's configuration must have keys below it, not ['jobs']"),
+        ("pisa: {jobs: 3}", "3: no such file"),
+        ("pisa: {jobs: [a.yaml]}", "pisa.jobs of Invoke's configuration must be a single text or number"),
+        ("pisa: {jobs: {a: 1}}", "pisa.jobs of Invoke's configuration must be a single text or number"),
+        ("pisa: {cluster: true}", "pisa.cluster of Invoke's configuration must be a single text or number"),
+        ("pisa: {slots: [3]}", "pisa.slots of Invoke's configuration must be a single text or number"),
+        (
+            "pisa: {notify: [mail, me]}",
+            "pisa.notify of Invoke's configuration must be a single text or number",
+        ),
+    ],
+)
+def test_a_default_of_the_wrong_kind_is_one_line(
+    own: Project, run_program: Run, text: str, said: str
+) -> None:
+    own.write("invoke.yaml", f"{text}\n")
+    done = run_program("inv", "pisa.submit")
+    assert done.returncode == 2, done.said
+    first, *tip = done.stderr.splitlines()
+    assert (first, len(tip) <= 1) == (said, True), done.said
+    assert not (own.path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["pisa:", "pisa: {}", "pisa: {jobs: }"])
+def test_a_default_that_says_nothing_is_none(own: Project, run_program: Run, text: str) -> None:
+    own.write("invoke.yaml", f"{text}\n")
+    done = run_program("inv", "pisa.dryrun")
+    assert done.returncode == 0, done.said

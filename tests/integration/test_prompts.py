@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from passwords import PASSWORD, PasswordHost
 from processes import PROC, wait_for
 from programs import Completed, Home, Program, Project
 from sshd import Hosts, UnavailableError
-from terminal import CTRL_C, Terminal
+from terminal import COLUMNS, CTRL_C, CTRL_D, Terminal
 
 Run = Callable[..., Completed]
 Start = Callable[..., Program]
@@ -69,6 +70,11 @@ def asked(screen: Terminal) -> list[str]:
 
 def used(project: Project) -> set[str]:
     return {path.read_text().strip() for path in project.path.glob("run/stdout/*.out")}
+
+
+def begun(project: Project) -> list[Path]:
+    attempts = project.path.glob("run/.pisa/attempts/*.out")
+    return [path for path in attempts if path.stat().st_size > 0]
 
 
 def processes_that_know(secret: str) -> list[str]:
@@ -132,25 +138,33 @@ def test_three_wrong_passphrases_end_it_before_anything_is_done(
     assert [host.logins() for host in locked.hosts] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("key", [CTRL_C, "\x04"], ids=["ctrl-c", "ctrl-d"])
-def test_who_does_not_answer_is_left_alone(
-    locked: Hosts, batch: Project, on_screen: Screens, key: str
+@pytest.mark.parametrize(
+    ("key", "code", "said"),
+    [
+        pytest.param(CTRL_C, 130, [], id="ctrl-c"),
+        pytest.param(CTRL_D, 3, ["run: 6 of 6 jobs to run, 6 slots on 3 hosts"], id="ctrl-d"),
+        pytest.param("\n", 3, ["run: 6 of 6 jobs to run, 6 slots on 3 hosts"], id="no passphrase"),
+    ],
+)
+def test_who_does_not_answer_is_not_asked_again(
+    locked: Hosts, on_screen: Screens, key: str, code: int, said: list[str]
 ) -> None:
     screen = on_screen("inv", "submit")
     screen.wait_for_line(ASKED)
     screen.type(key)
-    code = screen.wait()
-    print(code, screen.lines)
-    assert 0
+    assert screen.wait() == code, screen.lines
+    assert "Traceback" not in "".join(screen.lines)
+    assert len(asked(screen)) == 1, screen.lines
+    assert screen.lines[1:2] == said
+    assert [host.logins() for host in locked.hosts] == [0, 0, 0]
 
 
 def test_where_nobody_can_be_asked_each_host_says_what_helps(locked: Hosts, run_program: Run) -> None:
     done = run_program("inv", "submit")
     assert done.returncode == 3, done.said
-    print(done.said)
     for host in locked.hosts:
-        assert f"{host.name}" in done.said
-    assert 0
+        said = "cannot be used: your private key is encrypted; load it into an agent with: ssh-add"
+        assert f"{host.name}: {said}\n" in done.said
 
 
 def test_it_asks_before_it_goes_to_the_background(
@@ -161,7 +175,7 @@ def test_it_asks_before_it_goes_to_the_background(
     screen.answer(ASKED, SECRET)
     assert screen.wait() == 0, screen.lines  # and nobody has the terminal open any more
     assert len(asked(screen)) == 1, screen.lines
-    wait_for(lambda: len(used(batch)) == 3, "all three hosts to work")
+    wait_for(lambda: len(begun(batch)) == JOBS, "all jobs to begin")
     assert processes_that_know(SECRET) == []
     batch.write("go", "")
     watched = run_program("inv", "status", "--watch")
@@ -222,20 +236,78 @@ def test_a_wrong_password_is_said_of_each_host(
 ) -> None:
     screen = on_screen("fab", "-H", "pc01,pc02", "--prompt-for-login-password", "submit")
     screen.answer("Enter login password", "abracadabra")
-    code = screen.wait()
-    print(code, screen.lines)
-    assert 0
+    assert screen.wait() == 3, screen.lines
+    for door in doors:
+        assert f"{door.name}: cannot be used: refuses the key and the password of user anna" in screen.lines
+        assert (door.accepted("password"), door.refused()) == (0, 1)
+
+
+@pytest.fixture
+def refusing(hosts: Hosts, batch: Project) -> Hosts:
+    """A host that does not take the user's key."""
+    batch.pool(hosts.start(1, refuse_key=True))
+    return hosts
+
+
+@pytest.mark.usefixtures("refusing")
+def test_who_gives_no_password_for_hosts_gets_no_key_installed(on_screen: Screens) -> None:
+    screen = on_screen("inv", "check", "--install-key")
+    screen.wait_for_line("^password for the hosts that refuse your key:$")
+    screen.type(CTRL_D)
+    assert screen.wait() == 3, screen.lines
+    assert screen.lines[1] == "no password; no key was put anywhere", screen.lines
+
+
+@pytest.mark.usefixtures("refusing")
+def test_where_nobody_can_be_asked_for_a_password_it_is_said(run_program: Run) -> None:
+    done = run_program("inv", "check", "--install-key")
+    assert done.returncode == 2, done.said
+    assert done.stderr.splitlines() == [
+        "--install-key asks for a password, which takes a terminal",
+        "  tip: by hand it is: ssh-copy-id HOST",
+    ]
 
 
 # -- first files --------------------------------------------------------------------------------------------
 
 
-def test_init_asks_for_what_it_cannot_know(project: Project, on_screen: Screens) -> None:
-    project.write("fib.py", "print(1)\n")
+INIT_SCRIPT = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("-n", type=int, required=True)
+print(parser.parse_args().n)
+"""
+
+
+def test_init_asks_for_what_it_cannot_know_and_what_it_writes_runs(
+    project: Project, on_screen: Screens, run_program: Run
+) -> None:
     (project.path / "tasks.py").unlink()
+    project.write("fib.py", INIT_SCRIPT)
+    project.write("other.py", "")
     screen = on_screen("pisa-fab", "init")
-    try:
-        screen.wait_for_line("zzz")
-    except AssertionError:
-        print(screen.drawn)
-    assert 0
+    seen = screen.answer(r"^the script \(fib\.py, other\.py\)$", "fibb.py")
+    seen = screen.answer(r"^the script \(fib\.py, other\.py\)$", "fib.py", seen)
+    assert "there is no file fibb.py" in screen.lines
+    seen = screen.answer(r"^the folder for what the jobs print \[fib_run\]$", "", seen)
+    seen = screen.answer(r"^the PCs, such as pc\[01-34\] \(nothing: not yet\)$", "pc[01-03", seen)
+    seen = screen.answer(r"^the PCs, ", "pc[01-03]", seen)
+    screen.answer(r"^jobs at once on each PC \[1\]$", "2", seen)
+    assert screen.wait() == 0, screen.lines
+    assert all(len(line) <= COLUMNS for line in screen.lines), screen.lines
+    cluster = yaml.safe_load((project.path / "cluster.yaml").read_text())
+    assert (cluster["slots"], cluster["hosts"]) == (2, ["pc[01-03]"])
+    assert yaml.safe_load((project.path / "jobs.yaml").read_text())["output"] == "fib_run"
+    done = run_program("inv", "dryrun")
+    assert done.returncode == 0, done.said
+    assert "fib.py -n " in done.stdout
+
+
+def test_who_leaves_init_gets_no_files(project: Project, on_screen: Screens) -> None:
+    project.write("fib.py", INIT_SCRIPT)
+    screen = on_screen("inv", "init")
+    screen.wait_for_line("^the folder for what the jobs print")
+    screen.type(CTRL_C)
+    assert screen.wait() == 130, screen.lines
+    assert "Traceback" not in "".join(screen.lines)
+    assert sorted(path.name for path in project.path.glob("*.yaml*")) == []

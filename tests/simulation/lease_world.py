@@ -599,7 +599,7 @@ class World:
         self.check()
 
     def check(self) -> None:
-        """Two attempts of a job do not run at once, none of a cancelled job, and no lease is longer than known.
+        """Two attempts of a job never run at once, none of a cancelled one, no lease is longer than known.
 
         The one exception: an earlier attempt on a host that was frozen until its worker had to be gone. It
         has run on for no longer than that worker needs to look at its clock.
@@ -614,7 +614,7 @@ class World:
             excused = self.now <= machine.reacts_at and worker.lease.is_over(machine.clock())
             for job, attempt in worker.running:
                 assert excused or attempt == last[job], f"{attempt} and {last[job]} of job {job} run at once"
-                assert excused or job not in self.cancelled, f"{attempt} of job {job} runs, which is cancelled"
+                assert excused or job not in self.cancelled, f"{attempt} of a cancelled job runs"
             if worker.running:
                 ends_at = worker.lease.ends_at - machine.offset
                 assert ends_at <= self.answered[machine] + LEASE + INSTANT, "a lease that the head ignores"

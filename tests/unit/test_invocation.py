@@ -15,6 +15,8 @@ from pisa_fab.invocation import as_typed
         ("inv submit -j a.yaml -c pool.yaml -l", "inv check --accept-new -j a.yaml -c pool.yaml"),
         ("inv submit --jobs=a.yaml", "inv check --accept-new --jobs=a.yaml"),
         ("fab -H pc01,pc02 -i key submit", "fab -H pc01,pc02 -i key check --accept-new"),
+        ("fab -H check --list-depth=3 submit", "fab -H check --list-depth=3 check --accept-new"),
+        ("inv -e -f my.yaml clean --all submit", "inv -e -f my.yaml check --accept-new"),  # not clean again
         ("pisa-fab submit", "pisa-fab check --accept-new"),
         ("inv mine", "pisa-fab check --accept-new"),
         ("/usr/bin/python3 script.py", "pisa-fab check --accept-new"),

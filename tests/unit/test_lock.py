@@ -122,8 +122,7 @@ def test_a_second_head_is_told_who_runs_it_and_how_to_watch_and_stop_that(path: 
     assert error.message.startswith(
         f"{path.parent.parent}: is being run by {name} (process {head.pid}) since 2"
     )
-    assert "`inv status`" in error.hint
-    assert f"on {name}: kill -INT {head.pid}" in error.hint
+    assert error.hint == "watch it from any PC: pisa-fab status; stop it: pisa-fab cancel"
     assert lock.is_held(path)
 
 
@@ -220,7 +219,7 @@ def test_a_head_elsewhere_that_beats_is_left_alone_though_its_lock_does_not_reac
     with pytest.raises(RunError) as caught, RunLock(path, said.append, beat=4.0):
         pass
     assert caught.value.message.startswith(f"{path.parent.parent}: is being run by pc07 (process 4711) since")
-    assert "on pc07: kill -INT 4711" in caught.value.hint
+    assert "pisa-fab cancel" in caught.value.hint
     assert len(said) == 1
     assert said[0].startswith("pc07 was running this (since 20")
     assert said[0].endswith("); looking whether it still is ...")
@@ -366,3 +365,41 @@ def test_a_lock_file_that_has_no_room_is_one_line_and_nothing_is_left_open(path:
     before = sorted(Path("/proc/self/fd").iterdir())
     assert refused(path).message == f"{path}: cannot be written: No space left on device"
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+# -- one process --------------------------------------------------------------------------------------------
+
+ASK = (
+    "import sys; from pathlib import Path; from pisa_fab import lock; print(lock.is_held(Path(sys.argv[1])))"
+)
+
+
+def held_for_others(path: Path) -> bool:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout == "True\n"
+
+
+def test_one_process_holds_it_once_and_may_ask_who_does(path: Path) -> None:
+    with RunLock(path) as mine:
+        error = refused(path)
+        assert f"(process {os.getpid()})" in error.message
+        assert lock.is_held(path)
+        assert lock.is_held(path.parent / ".." / path.parent.name / path.name)
+        holder = lock.holder(path)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+        assert held_for_others(path)
+        mine.beat(time.monotonic())
+    assert not lock.is_held(path)
+    with RunLock(path):
+        assert held_for_others(path)
+
+
+def test_who_was_refused_by_another_process_may_try_again(path: Path, start: Start) -> None:
+    head = start(HEAD, path, BEAT)
+    refused(path)
+    head.communicate("", timeout=60)
+    with RunLock(path):
+        assert held_for_others(path)

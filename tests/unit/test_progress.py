@@ -12,6 +12,7 @@ from pisa_fab.events import (
     HostProbed,
     HostQuarantined,
     HostReady,
+    HostUnusable,
     JobRecord,
     JobsAdded,
     Outcome,
@@ -24,6 +25,14 @@ from pisa_fab.progress import PlainView, hopeless, problems
 
 GOOD = Outcome(Ending.EXITED, exit_code=0, seconds=1.0)
 REFUSED = Outcome(Ending.REFUSED, tail="cannot start sh: no room")
+
+
+def test_what_a_host_says_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainView().happened(HostUnusable("pc01", "the worker did not start (\x1b]0;title\x07\x9b2J)"))
+    PlainView().say("two\nlines")
+    assert capsys.readouterr().out == (
+        "pc01: cannot be used: the worker did not start (\ufffd]0;title\ufffd\ufffd2J)\ntwo\nlines\n"
+    )
 
 
 def said_of(capsys: pytest.CaptureFixture[str], *events: Event, log: bool = False) -> list[str]:
@@ -118,7 +127,7 @@ def test_failures_that_are_alike_are_shown_once() -> None:
 def test_what_failed_in_another_way_meanwhile_is_counted() -> None:
     lines = list(hopeless(stopped_early(failed(0), failed(1), failed(2, "killed by a friend", code=3))))
     assert lines[0].startswith("stopped early: 2 jobs ")
-    assert "  1 other job failed, too; see all with: status --failed" in lines
+    assert "  1 other job failed, too; see all with: pisa-fab status --failed" in lines
     assert not any("friend" in line for line in lines)
 
 
@@ -126,7 +135,7 @@ def test_failures_of_earlier_runs_are_not_why_this_one_was_stopped() -> None:
     earlier = tuple(failed(number, "of old") for number in range(5))
     lines = list(hopeless(stopped_early(failed(5), failed(6), before=earlier)))
     assert lines[1] == "  0005, 0006: exit code 1"
-    assert "  5 other jobs failed, too; see all with: status --failed" in lines
+    assert "  5 other jobs failed, too; see all with: pisa-fab status --failed" in lines
     assert not any("of old" in line for line in lines)
 
 

@@ -47,6 +47,17 @@ def test_what_is_no_request_is_told_apart(layout: Layout, text: str) -> None:
     assert [request for _, request in requests.pending(layout)] == [None]
 
 
+def test_what_is_no_text_at_all_is_no_request(layout: Layout) -> None:
+    layout.request("torn").write_bytes(b"\xff\xfe\0")
+    assert [request for _, request in requests.pending(layout)] == [None]
+
+
+def test_one_that_cannot_be_removed_is_told_apart(layout: Layout) -> None:
+    assert requests.remove(layout.request("gone"))
+    layout.request("folder").mkdir()  # nobody can unlink that, not even root
+    assert not requests.remove(layout.request("folder"))
+
+
 def test_a_request_that_is_being_written_is_not_seen(layout: Layout) -> None:
     (layout.requests / "half.new").write_text("{")
     assert list(requests.pending(layout)) == []
