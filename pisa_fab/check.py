@@ -6,6 +6,7 @@ the host is `probe`.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
@@ -123,7 +124,8 @@ def python_here(target: Target, access: Access | None) -> str:
 def target_of(batch: Batch | None, hosts: Sequence[Host]) -> Iterator[Target]:
     """Write the file that hosts have to see, and remove it and their answers afterwards. Raises RunError."""
     wanted = Path.cwd() if batch is None else batch.output
-    folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
+    # Path.is_dir raises an error where nobody may look.
+    folder = next(path for path in (wanted, *wanted.parents) if os.path.isdir(path))  # noqa: PTH112
     question, answers = check_files(folder, secrets.token_hex(8), len(hosts))
     python = None if batch is None or batch.venv is None else batch.venv / "bin" / "python"
     target = Target(

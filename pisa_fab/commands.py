@@ -120,7 +120,7 @@ def submit(
 
     `only` names jobs (`3,7-9`); `notify` is the command that is run at the end where the jobs file has none.
     """
-    from pisa_fab.progress import short, view
+    from pisa_fab.progress import view
 
     chosen = batch.look()[1].chosen(only) if only else None
     # Whoever is to be asked for a passphrase is so before the terminal is given up.
@@ -142,17 +142,23 @@ def submit(
         return work(lambda: None)
     from pisa_fab.background import in_background
 
-    log_file = batch.layout.head_log
-    code, printed = in_background(work, log_file)
+    code, printed = in_background(work, batch.layout.head_log)
     if code is not None:
         print(printed, end="")
         return code
-    print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
-    where = ("-j", short(batch.output)) if batch.jobs_file else ()  # which has its jobs file in it by now
-    print(f"  watch it: {as_typed('status', '--watch', *where)}")
-    print(f"  stop it:  {as_typed('cancel', *where)}")
-    print(f"  what it says is in {short(log_file)}")
+    say_where_it_runs(batch)
     return EXIT_OK
+
+
+def say_where_it_runs(batch: Batch) -> None:
+    """Say what can be done with a run in the background."""
+    from pisa_fab.progress import short
+
+    print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
+    jobs = "" if batch.spec.source == Path.cwd() / DEFAULT_JOBS else short(batch.spec.source)
+    print(f"  watch it: {as_typed('status', '--watch', jobs=jobs)}")
+    print(f"  stop it:  {as_typed('cancel', jobs=jobs)}")
+    print(f"  what it says is in {short(batch.layout.head_log)}")
 
 
 def finish(batch: Batch, ended: Ended, notify: str) -> int:
@@ -211,18 +217,21 @@ def dryrun(batch: Batch, *, as_json: bool = False) -> int:
 def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool = False) -> int:
     """Show where the run stands, or what is known of one job. Raises PisaError."""
     from pisa_fab import status as words
+    from pisa_fab.follow import is_at_work
     from pisa_fab.progress import harmless_lines
+    from pisa_fab.run import read_history
 
     layout = batch.layout
     if job:
         number, _ = job_and_attempt(job)
         lines = [words.job_as_json(layout, number)] if as_json else words.describe_job(layout, number)
     else:
-        history, _ = batch.look()
+        head = is_at_work(layout)
+        history = read_history(batch.output)
         lines = (
-            [words.as_json(history, layout)]
+            [words.as_json(history, layout, head=head)]
             if as_json
-            else words.describe(history, layout, only_failed=failed)
+            else words.describe(history, layout, head=head, only_failed=failed)
         )
     for line in lines:
         print(harmless_lines(line))
@@ -321,10 +330,13 @@ def check(
 def put_key(pool: Pool, access: Access, reports: Sequence[HostReport], *, accept_new: bool) -> bool:
     """Put the user's public key on the hosts that refuse it; say whether that was done. Raises PisaError."""
     from pisa_fab.authorize import default_public_key, install_key
-    from pisa_fab.diagnosis import KEY_REFUSED
+    from pisa_fab.diagnosis import KEY_REFUSED, NO_KEY
+    from pisa_fab.names import listed
 
     if not any(report.verdict == KEY_REFUSED for report in reports):
-        tell_aside("no host refuses your key; none was put anywhere")
+        # Where there is no key, the table says how to make one.
+        if any(report.verdict != NO_KEY for report in reports):
+            tell_aside("no host refuses your key; none was put anywhere")
         return False
     public_key = default_public_key(access.identities(pool.cluster.hosts))
     ask = ask_on_terminal()
@@ -337,7 +349,10 @@ def put_key(pool: Pool, access: Access, reports: Sequence[HostReport], *, accept
         tell_aside("no password; no key was put anywhere")
         return False
     with_password = pool.access(accept_new=accept_new, password=password)
-    return bool(install_key(pool.cluster, with_password, public_key, reports, told=tell_aside))
+    installed = install_key(pool.cluster, with_password, public_key, reports, told=tell_aside)
+    if installed:
+        tell_aside(f"your key was put into ~/.ssh/authorized_keys on {listed(installed)}")
+    return bool(installed)
 
 
 def tell_aside(text: str) -> None:
@@ -355,7 +370,11 @@ def init(*, script: str, hosts: str, slots: str, venv: str, output: str) -> int:
         try:
             return input(f"{question} [{default}] " if default else f"{question} ").strip() or default
         except EOFError:
+            print()  # what is said next begins on a line of its own
             return default
+        except KeyboardInterrupt:
+            print()
+            raise
 
     asks = ask if sys.stdin.isatty() and sys.stdout.isatty() else None
     write(Path.cwd(), script=script, hosts=hosts, slots=slots, venv=venv, output=output, ask=asks, told=print)

@@ -17,6 +17,7 @@ K = TypeVar("K")
 
 OK = "ok"
 KEY_REFUSED = "key refused"
+NO_KEY = "no key"
 
 CLOCK_TOLERANCE = 2.0  # seconds
 LEAST_FREE = 1 << 30  # bytes
@@ -140,7 +141,7 @@ TROUBLES = (
     Trouble("its host key has been REVOKED", "key REVOKED"),
     Trouble("refuses the key", KEY_REFUSED, "{install}, or: ssh-copy-id {host}"),
     Trouble("refuses you after too many keys", "too many keys"),
-    Trouble("you have no private key", "no key"),
+    Trouble("you have no private key", NO_KEY, "ssh-keygen -t ed25519, then {install}"),
     Trouble("your private key is encrypted", "key locked"),
     Trouble("lets user .* in with other", "no key login", ADMINISTRATOR),
     Trouble("no answer within", "hangs", ADMINISTRATOR),

@@ -19,6 +19,7 @@ from pisa_fab.history import History
 from pisa_fab.journal import lines
 from pisa_fab.layout import Layout
 
+PAUSE = 0.25  # seconds between two looks at a head of which the lock says nothing
 MARK = 512  # bytes before the end of what was read, by which the file is known again
 
 
@@ -99,28 +100,46 @@ class HeadFollower:
 
     Attributes:
         holder: who wrote the lock file last, at the last look.
+        held: whether somebody held the lock then.
         alive: what the last look found.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.holder: lock.Holder | None = None
-        self.alive = False
+        self.held = self.alive = False
         self._path = layout.lock
         self._moved_at = 0.0
 
     def look(self) -> bool:
         """Say whether a head is at work now. Read the journal after that: then its last words are there."""
         now = time.monotonic()
-        held = lock.is_held(self._path)
+        self.held = lock.is_held(self._path)
         found = lock.holder(self._path)
         if found != self.holder:
             self.holder, self._moved_at = found, now
         elsewhere = found is not None and not found.released and found.machine not in ("", lock.boot_id())
         beats = now < self._moved_at + lock.BEAT * lock.SILENT
-        self.alive = held or (elsewhere and beats)
+        self.alive = self.held or (elsewhere and beats)
         return self.alive
 
     @property
     def silence(self) -> float:
         """How many seconds ago the head gave its last sign of life, as far as it was watched."""
         return time.monotonic() - self._moved_at
+
+
+def is_at_work(layout: Layout) -> bool:
+    """Say whether a head is at work, for who looks only once; read the journal after that.
+
+    That takes as long as three beats where the lock says nothing and the last head, on another PC, did not
+    say that it left.
+    """
+    head = HeadFollower(layout)
+    if not head.look() or head.held:
+        return head.held
+    first = head.holder
+    while head.look():
+        if head.held or head.holder != first:
+            return True
+        time.sleep(PAUSE)
+    return False

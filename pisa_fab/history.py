@@ -92,6 +92,7 @@ class History:
         opened: the event that began the last run, None if there was none.
         opened_at: its Unix time.
         closed: the event that ended the last run, None while it runs, or if its head died.
+        closed_at: its Unix time; jobs may be cancelled later.
         canary: looks whether the first jobs of the run all fail in the same way.
         last_at: Unix time of the last event.
         epochs: how many heads there have been.
@@ -106,6 +107,7 @@ class History:
         self.opened: RunOpened | None = None
         self.opened_at = 0.0
         self.closed: RunClosed | None = None
+        self.closed_at = 0.0
         self.last_at = 0.0
         self.epochs = 0
         self.canary = Canary(0)
@@ -145,7 +147,7 @@ class History:
                 self.hosts.clear()
                 self._pace = Pace(time)
             case RunClosed():
-                self.closed = event
+                self.closed, self.closed_at = event, time
         return actions
 
     def decide(self, time: float, now: float) -> list[Decision]:

@@ -24,12 +24,12 @@ VALUED = (
 )
 
 
-def as_typed(task: str, *options: str, words: Sequence[str] | None = None) -> str:
+def as_typed(task: str, *options: str, jobs: str = "", words: Sequence[str] | None = None) -> str:
     """Give the command line of another of our tasks, as the user would type it now.
 
     Program, namespace, hosts (`fab -H`) and files are those of the present command, but no other task that
     is in it; where it is none of ours (a task of the user's own), it is `pisa-fab`, which works anywhere.
-    `words` is `sys.argv`.
+    `jobs` is the jobs file, for a command that does not name it; `words` is `sys.argv`.
     """
     argv = list(sys.argv if words is None else words)
     program = Path(argv[0]).name if argv else ""
@@ -37,10 +37,12 @@ def as_typed(task: str, *options: str, words: Sequence[str] | None = None) -> st
     places = range(1 + len(core), len(argv))
     place = next((at for at in places if argv[at].rpartition(".")[2] in COMMANDS), 0)
     if program not in PROGRAMS or not place:
-        return " ".join(["pisa-fab", task, *options])
+        return shlex.join(["pisa-fab", task, *options, *(["-j", jobs] if jobs else [])])
     namespace = "".join(argv[place].rpartition(".")[:2])
     wanted = JOBS + CLUSTER if task in KNOW_CLUSTER else JOBS
     files = named(argv[place + 1 :], wanted)
+    if jobs and not named(argv[place + 1 :], JOBS):
+        files += ["-j", jobs]
     return " ".join([program, shlex.join([*core, namespace + task, *options, *files])])
 
 

@@ -291,8 +291,8 @@ def is_held(path: Path) -> bool:
         return False
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in TAKEN  # anything else says nothing of a head
     finally:
         os.close(descriptor)
     return False

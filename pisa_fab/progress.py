@@ -336,12 +336,19 @@ def failures(history: History, most: int | None = FAILURES) -> Iterator[str]:
             continue
         how = failure.outcome.describe()
         yield f"  {job_name(failure.job)}  {how} on {failure.host}, attempt {failure.attempt}"
-        yield f"        {arguments(history.records[failure.job])}"
-        for line in failure.outcome.tail.splitlines()[-TAIL_LINES:]:
+        if given := arguments(history.records[failure.job]):
+            yield f"        {given}"
+        for line in last_words(failure.outcome.tail):
             yield f"        {harmless(line)}"
     hidden = history.failed - (most or sys.maxsize)
     if hidden > 0:
         yield f"  and {hidden} more; see all with: {as_typed('status', '--failed')}"
+
+
+def last_words(tail: str) -> list[str]:
+    """Give the last few lines of a standard error, without those in which Python only marks a place."""
+    lines = [line for line in tail.splitlines() if line.strip(" ~^")]
+    return lines[-TAIL_LINES:]
 
 
 def alike(history: History) -> list[JobResult]:

@@ -16,7 +16,7 @@ from pisa_fab import lock
 from pisa_fab.attempts import Attempt, Attempts
 from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, UsageError
 from pisa_fab.events import JobState, Outcome
-from pisa_fab.follow import JournalFollower
+from pisa_fab.follow import JournalFollower, is_at_work
 from pisa_fab.history import History, JobResult
 from pisa_fab.invocation import as_typed
 from pisa_fab.layout import Layout
@@ -41,15 +41,15 @@ MOST_ATTEMPTS = 8  # of a job that its description shows, the latest
 # -- the run ------------------------------------------------------------------------------------------------
 
 
-def describe(history: History, layout: Layout, *, only_failed: bool) -> Iterator[str]:
-    """Give the lines of `status`."""
+def describe(history: History, layout: Layout, *, head: bool, only_failed: bool) -> Iterator[str]:
+    """Give the lines of `status`; `head` is whether one was at work just before the journal was read."""
     if history.opened is None:
         yield f"{layout.root.name}: not submitted yet"
         return
     if not only_failed:
-        head, now = lock.is_held(layout.lock), time.time()
+        now = time.time()
         yield f"{layout.root.name}: {counted(history)}"
-        yield f"  {state_of_run(history, layout)}"
+        yield f"  {state_of_run(history, layout, head=head)}"
         if head and (text := pace(history, now)):
             yield f"  {text}"
         if text := waiting(history, head=head, now=now):
@@ -64,19 +64,18 @@ def describe(history: History, layout: Layout, *, only_failed: bool) -> Iterator
         yield "no job has failed"
 
 
-def state_of_run(history: History, layout: Layout) -> str:
+def state_of_run(history: History, layout: Layout, *, head: bool) -> str:
     """Say whether a head is at work, and where, or how the run ended."""
-    if lock.is_held(layout.lock):
+    if head:
         return f"running on {lock.describe(lock.holder(layout.lock))}"
     return past(history)
 
 
 def past(history: History) -> str:
     """Say how a run ended at which no head works any more."""
-    when = lock.moment(history.last_at)
     if history.closed is None:
-        return f"its head died after {when}; submit again to go on"
-    return f"{CLOSED.get(history.closed.reason, history.closed.reason)} at {when}"
+        return f"its head died after {lock.moment(history.last_at)}; submit again to go on"
+    return f"{CLOSED.get(history.closed.reason, history.closed.reason)} at {lock.moment(history.closed_at)}"
 
 
 def pace(history: History, now: float) -> str:
@@ -119,24 +118,23 @@ def exit_code(history: History) -> int:
     return known.get(reason, EXIT_OK if history.all_succeeded else EXIT_FAILED)
 
 
-def as_json(history: History, layout: Layout) -> str:
+def as_json(history: History, layout: Layout, *, head: bool) -> str:
     """Give the same as one JSON object."""
     now = time.time()
-    running = lock.is_held(layout.lock)
     scheduler = history.scheduler
     counts = scheduler.counts()
     data: dict[str, Any] = {
         "output": str(layout.root),
-        "running": running,
+        "running": head,
         "head": history.opened.head if history.opened else None,
         "pid": history.opened.pid if history.opened else None,
         "closed": history.closed.reason if history.closed else None,
         "jobs": len(scheduler.jobs),
         "left_out": history.opened.left_out if history.opened else 0,
         "counts": {state.value: counts[state] for state in JobState},
-        "rate": history.rate(now) if running else None,
-        "eta_seconds": history.eta(now) if running else None,
-        "waiting": waiting(history, head=running, now=now) or None,
+        "rate": history.rate(now) if head else None,
+        "eta_seconds": history.eta(now) if head else None,
+        "waiting": waiting(history, head=head, now=now) or None,
         "hosts": [host_as_json(use) for use in uses(history, now)],
         "failed": [result_as_json(history.results[job]) for job in scheduler.jobs_in(JobState.FAILED)],
         "given_up": {
@@ -181,10 +179,11 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 
 def describe_job(layout: Layout, job: int) -> Iterator[str]:
     """Give the lines of `status --job`: everything about one job. Raises UsageError if there is none."""
+    head = is_at_work(layout)
     history, attempts = read_job(layout, job)
     record, now = history.records[job], time.time()
     yield f"{job_name(job)}  {state_of_job(history, job)}"
-    for line in why(history, job, head=lock.is_held(layout.lock), now=now):
+    for line in why(history, job, head=head, now=now):
         yield f"  {as_pasted(line)}"
     if attempts.cancelled_at is not None:
         by = f" by {attempts.cancelled_by}" if attempts.cancelled_by else ""
@@ -250,6 +249,7 @@ def file_lines(layout: Layout, job: int, attempts: Attempts) -> Iterator[str]:
 
 def job_as_json(layout: Layout, job: int) -> str:
     """Give everything about one job as one JSON object. Raises UsageError if there is none."""
+    head = is_at_work(layout)
     history, attempts = read_job(layout, job)
     record = history.records[job]
     view = history.scheduler.look(job)
@@ -258,7 +258,7 @@ def job_as_json(layout: Layout, job: int) -> str:
         "key": record.key,
         "state": view.state.value,
         "wanted": view.wanted,
-        "why": why(history, job, head=lock.is_held(layout.lock), now=time.time()),
+        "why": why(history, job, head=head, now=time.time()),
         "arguments": dict(record.arguments),
         "argv": list(record.argv),
         "attempts": [attempt_as_json(attempt) for attempt in attempts.all],

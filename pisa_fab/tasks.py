@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel", "check", "collect", "dryrun", "init", "logs", "status", "submit"]
 
+DEFAULTS = ("jobs", "cluster", "slots", "notify")  # keys below `pisa:` in Invoke's configuration
 P = ParamSpec("P")
 # A task's body: it gets the context, the Connections of `fab -H` (none elsewhere), and its options.
 Body = Callable[Concatenate[Context, Sequence[Any], P], int]
@@ -132,6 +133,12 @@ def configured(c: Context, key: str) -> str:
         raise UsageError(
             f"pisa: of Invoke's configuration must have keys below it, not {settings!r}",
             "as in pisa: {jobs: jobs.yaml}",
+        )
+    unknown = sorted(set(settings or ()) - set(DEFAULTS))
+    if unknown:
+        raise UsageError(
+            f'unknown key "{unknown[0]}" below pisa: of Invoke\'s configuration',
+            f"known are {', '.join(DEFAULTS)}",
         )
     value = settings.get(key) if settings else None
     if isinstance(value, (bool, list, dict, DataProxy)):

@@ -173,7 +173,7 @@ def _no_head(history: History) -> str:
         return f"no head is at work: it died after {moment(history.last_at)}; submit again to go on"
     how = {"interrupted": "interrupted", "no host": "ended because no usable host was left"}
     ended = how.get(history.closed.reason, "ended")
-    return f"no head is at work: the run was {ended} at {moment(history.last_at)}; submit again to go on"
+    return f"no head is at work: the run was {ended} at {moment(history.closed_at)}; submit again to go on"
 
 
 def _running(history: History, job: int, view: JobView, *, head: bool, now: float) -> Iterator[str]:

@@ -78,7 +78,7 @@ def explain_refusal(error: Exception, target: Target) -> str:
         which = "" if usual or not path.is_file() else " " + in_shell(path)
         return f"your private key is encrypted; load it into an agent with: ssh-add{which}"
     if isinstance(error, NoKeyError):
-        remedy = f"ssh-keygen makes one, ssh-copy-id {target.original_host} installs it"
+        remedy = f"ssh-keygen -t ed25519 makes one, ssh-copy-id {target.original_host} installs it"
         return f"you have no private key to log in with; {remedy}"
     if isinstance(error, TooManyKeysError):
         return "refuses you after too many keys; name the right one: identity: or IdentityFile"

@@ -27,8 +27,9 @@ def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
     are read or looked for, nothing is written. Raises SpecError.
     """
     from pisa_fab.specs.jobs import read_batch
+    from pisa_fab.specs.text import is_folder
 
-    if path.is_dir():
+    if is_folder(path):
         path = _jobs_file_in(path)
     if path.suffix.lower() == ".toml":
         from pisa_fab.specs.pisa import as_jobs_file
@@ -41,8 +42,10 @@ def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
 
 
 def _jobs_file_in(folder: Path) -> Path:
+    from pisa_fab.specs.text import is_file
+
     path = Layout(folder).jobs
-    if not path.exists():
+    if not is_file(path):
         raise SpecError(Position(folder), "is a folder without a jobs.yaml", "name the jobs file itself")
     return path
 

@@ -20,7 +20,7 @@ from pisa_fab.specs.jobs import read_batch
 from pisa_fab.specs.option_values import read_sweep_option
 from pisa_fab.specs.problems import FieldError, quoted
 from pisa_fab.specs.schema import mark
-from pisa_fab.specs.text import Document, Keys, absolute, at_home
+from pisa_fab.specs.text import Document, Keys, absolute, at_home, is_file
 from pisa_fab.specs.yaml_writing import Data, entry, flow
 
 VENVS = ("venv", ".venv")
@@ -74,7 +74,7 @@ def read_options(
     data.setdefault("output", _default_output(data))
     if "venv" not in data and (venv := find_venv(workdir, data.get("script", ""))):
         data["venv"] = venv
-    cluster = cluster or (_CLUSTER if (workdir / _CLUSTER).is_file() else "")
+    cluster = cluster or (_CLUSTER if is_file(workdir / _CLUSTER) else "")
     if cluster:
         data["cluster"] = cluster
     if sweep:
@@ -107,7 +107,7 @@ def find_venv(workdir: Path, script: str) -> str:
 
 def is_venv(path: Path) -> bool:
     """Say whether a folder has the python of a virtual environment."""
-    return (path / "bin" / "python").exists()
+    return is_file(path / "bin" / "python")
 
 
 def _wrong(name: str, value: str, error: FieldError) -> SpecError:

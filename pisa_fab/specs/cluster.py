@@ -11,7 +11,7 @@ from pisa_fab.model import Cluster, Host
 from pisa_fab.specs.fields import Duration, Name, Nice, Port, Positive
 from pisa_fab.specs.hosts import HostName, expand_addresses
 from pisa_fab.specs.problems import FieldError, label, quoted, validate
-from pisa_fab.specs.text import Document, Keys, absolute, at_home
+from pisa_fab.specs.text import Document, Keys, absolute, at_home, is_file, looked_for
 
 _OPTIONS = ("slots", "user", "port", "identity", "gateway", "python", "nice")
 
@@ -113,7 +113,7 @@ def _with_identity(document: Document, options: HostOptions, keys: Keys) -> dict
     if options.identity is not None:
         path = document.file.parent / at_home(options.identity)
         given["identity"] = path = absolute(path)
-        if not path.is_file():
+        if not is_file(path):
             problem = f"there is no file {quoted(options.identity)}"
-            raise document.wrong((*keys, "identity"), problem, f"looked for {path}")
+            raise document.wrong((*keys, "identity"), problem, looked_for(path))
     return given

@@ -32,7 +32,7 @@ from pisa_fab.specs.fields import (
 )
 from pisa_fab.specs.grid import Grid, Template
 from pisa_fab.specs.problems import FieldError, nearest, quoted, shown, validate
-from pisa_fab.specs.text import Document, Keys, absolute, at_home
+from pisa_fab.specs.text import Document, Keys, absolute, at_home, is_file, is_folder, is_there, looked_for
 from pisa_fab.specs.values import ValueReader
 from pisa_fab.sweep import Plan, names_in
 
@@ -173,11 +173,11 @@ class _Paths:
     def __init__(self, document: Document, spec: JobsFile) -> None:
         self._document, self._spec = document, spec
         self.workdir = absolute(document.file.parent / at_home(spec.workdir))
-        if not self.workdir.is_dir():
+        if not is_folder(self.workdir):
             raise self._missing(("workdir",), spec.workdir, self.workdir, "folder")
 
     def _missing(self, keys: Keys, written: str, path: Path, kind: str = "file") -> SpecError:
-        return self._document.wrong(keys, f"there is no {kind} {quoted(written)}", f"looked for {path}")
+        return self._document.wrong(keys, f"there is no {kind} {quoted(written)}", looked_for(path))
 
     def under(self, written: str) -> Path:
         """Give the absolute path of what was written relative to workdir."""
@@ -188,9 +188,9 @@ class _Paths:
         if self._spec.venv is None:
             return None
         path = self.under(self._spec.venv)
-        if not path.is_dir():
+        if not is_folder(path):
             raise self._missing(("venv",), self._spec.venv, path, "folder")
-        if not (path / "bin" / "python").exists():
+        if not is_file(path / "bin" / "python"):
             problem = f"{quoted(self._spec.venv)} is not a virtual environment: it has no bin/python"
             raise self._document.wrong(("venv",), problem, f"make one with python3 -m venv {path}")
         return path
@@ -201,7 +201,7 @@ class _Paths:
         if path == self.workdir or path in self.workdir.parents:
             problem = f"{quoted(self._spec.output)} is workdir or a folder around it"
             raise self._document.wrong(("output",), problem, "name a folder of its own, such as my_run")
-        if path.exists() and not path.is_dir():
+        if is_there(path) and not is_folder(path):
             raise self._document.wrong(("output",), f"{quoted(self._spec.output)} is a file, not a folder")
         return path
 
@@ -210,7 +210,7 @@ class _Paths:
         if self._spec.cluster is None:
             return None
         path = self.under(self._spec.cluster)
-        if not path.is_file():
+        if not is_file(path):
             raise self._missing(("cluster",), self._spec.cluster, path)
         return path
 
@@ -222,7 +222,7 @@ class _Paths:
         if spec.script.startswith("-"):
             problem = f"{quoted(spec.script)} would be taken for an option of python"
             raise self._document.wrong(("script",), problem, f"write ./{spec.script}")
-        if not self.under(spec.script).is_file():
+        if not is_file(self.under(spec.script)):
             raise self._missing(("script",), spec.script, self.under(spec.script))
         # No shell will expand a ~, so that is done here.
         script = at_home(spec.script)
@@ -236,7 +236,7 @@ class _Paths:
         if "/" not in program or names_in(program):
             return
         path = self.workdir / program
-        if not path.is_file():
+        if not is_file(path):
             raise self._missing(("command", 0), program, path)
         if not os.access(path, os.X_OK):
             problem = f"{quoted(program)} is not executable"

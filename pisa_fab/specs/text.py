@@ -50,6 +50,32 @@ def absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is something; not so where nobody may look, for which Path.exists raises an error."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; not so where nobody may look, for which Path.is_file raises an error."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; not so where nobody may look, for which Path.is_dir raises an error."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def looked_for(path: Path) -> str:
+    """Say where something was looked for in vain, and why it cannot be there, or not be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return f"looked for {path}"
+    except OSError as error:
+        return f"looked for {path}: {(error.strerror or 'unknown reason').lower()}"
+    return f"looked for {path}"
+
+
 def read_text(path: Path) -> str:
     """Read a file that must be UTF-8. Raises SpecError."""
     raw = read_bytes(path)

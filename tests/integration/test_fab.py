@@ -311,6 +311,7 @@ def test_under_fab_it_is_fabrics_configuration(own: Project, hosts: Hosts, run_p
         ("pisa: jobs.yaml", "pisa: of Invoke's configuration must have keys below it, not 'jobs.yaml'"),
         ("pisa: [jobs]", "pisa: of Invoke's configuration must have keys below it, not ['jobs']"),
         ("pisa: {jobs: 3}", "3: no such file"),
+        ("pisa: {job: a.yaml}", 'unknown key "job" below pisa: of Invoke\'s configuration'),
         ("pisa: {jobs: [a.yaml]}", "pisa.jobs of Invoke's configuration must be a single text or number"),
         ("pisa: {jobs: {a: 1}}", "pisa.jobs of Invoke's configuration must be a single text or number"),
         ("pisa: {cluster: true}", "pisa.cluster of Invoke's configuration must be a single text or number"),

@@ -86,7 +86,7 @@ def test_every_example_file_is_valid(name: str, block: str, tmp_path: Path) -> N
     path = tmp_path / "file.yaml"
     path.write_text(text)
     if "pisa" in yaml.safe_load(text):  # Invoke's configuration
-        assert yaml.safe_load(text)["pisa"].keys() <= {"jobs", "cluster", "slots", "notify"}
+        assert yaml.safe_load(text)["pisa"].keys() <= set(tasks.DEFAULTS)
     elif "hosts" in yaml.safe_load(text):
         assert specs.load_cluster(path).hosts
     else:

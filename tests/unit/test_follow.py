@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.synchronize
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pisa_fab import lock
 from pisa_fab.errors import RunError
 from pisa_fab.events import (
     AttemptEnded,
@@ -26,7 +28,7 @@ from pisa_fab.events import (
     RunClosed,
     RunOpened,
 )
-from pisa_fab.follow import HeadFollower, JournalFollower
+from pisa_fab.follow import HeadFollower, JournalFollower, is_at_work
 from pisa_fab.history import History
 from pisa_fab.journal import Journal
 from pisa_fab.journal_format import decode, encode
@@ -262,3 +264,44 @@ def test_where_locks_do_not_reach_a_beat_shows_that_a_head_lives(
 def test_on_this_pc_the_kernel_knows(layout: Layout, write: Write) -> None:
     write(1, machine="")
     assert not HeadFollower(layout).look()
+
+
+@pytest.fixture
+def fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+
+
+@pytest.mark.usefixtures("fast_beats")
+def test_one_look_finds_a_head_whose_beat_goes_on(layout: Layout, write: Write) -> None:
+    write(1)
+    stop = threading.Event()
+
+    def beat() -> None:
+        number = 1
+        while not stop.wait(0.1):
+            number += 1
+            write(number)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert is_at_work(layout)
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("fast_beats")
+def test_one_look_finds_out_that_a_head_on_another_pc_has_died(layout: Layout, write: Write) -> None:
+    write(1)
+    assert not is_at_work(layout)
+
+
+@pytest.mark.parametrize("how", [{"released": True}, {"machine": ""}, {"machine": lock.boot_id()}])
+def test_one_look_is_enough_where_the_lock_is_to_be_believed(
+    layout: Layout, write: Write, how: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
+    assert not is_at_work(layout)
+    write(1, **how)
+    assert not is_at_work(layout)

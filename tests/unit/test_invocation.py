@@ -32,5 +32,17 @@ def test_a_command_that_knows_no_cluster_file_gets_none() -> None:
     assert as_typed("status", "--watch", words=words) == "inv status --watch -j a.yaml"
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("inv submit --script fib.py", "inv status -j fib_run/jobs.yaml"),
+        ("inv submit -j fib.yaml", "inv status -j fib.yaml"),
+        ("inv mine", "pisa-fab status -j fib_run/jobs.yaml"),
+    ],
+)
+def test_the_jobs_file_is_named_where_the_command_did_not(words: str, expected: str) -> None:
+    assert as_typed("status", jobs="fib_run/jobs.yaml", words=words.split()) == expected
+
+
 def test_what_a_shell_would_read_in_another_way_is_quoted() -> None:
     assert as_typed("status", words=["inv", "submit", "-j", "my jobs.yaml"]) == "inv status -j 'my jobs.yaml'"

@@ -32,6 +32,7 @@ from pisa_fab.events import (
     RunClosed,
     RunOpened,
 )
+from pisa_fab.follow import is_at_work
 from pisa_fab.journal import Journal
 from pisa_fab.layout import Layout
 from pisa_fab.lock import moment
@@ -73,7 +74,9 @@ def write(layout: Layout) -> Write:
 
 
 def described(layout: Layout) -> list[str]:
-    return list(status.describe(read_history(layout.root), layout, only_failed=False))
+    return list(
+        status.describe(read_history(layout.root), layout, head=is_at_work(layout), only_failed=False)
+    )
 
 
 # -- status --------------------------------------------------------------------------------------------------
@@ -99,9 +102,15 @@ def test_a_run_that_ended_says_how(layout: Layout, write: Write) -> None:
     assert f"  ended because no usable host was left at {moment(T + 3)}" in described(layout)
 
 
+def test_jobs_that_are_cancelled_later_do_not_move_the_end_of_the_run(layout: Layout, write: Write) -> None:
+    write(READY, RunClosed("interrupted"), CancelAsked((1,), "me"), JobsCancelled((1,)))
+    assert f"  interrupted at {moment(T + 3)}" in described(layout)
+    assert f"was interrupted at {moment(T + 3)}" in list(status.describe_job(layout, 2))[1]
+
+
 def test_json_counts_every_state_and_names_the_cancelled(layout: Layout, write: Write) -> None:
     write(READY, CancelAsked((1, 2), "anna"), JobsCancelled((1, 2)), JobGivenUp(3, ("pc09",)))
-    data = json.loads(status.as_json(read_history(layout.root), layout))
+    data = json.loads(status.as_json(read_history(layout.root), layout, head=is_at_work(layout)))
     assert data["counts"].keys() == {state.value for state in JobState}
     assert data["cancelled"] == ["0001", "0002"]
     assert data["given_up"] == {"0003": ["pc09"]}
