@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -134,10 +135,12 @@ class Pool:
     def of(cls, *hosts: str, slots: int = 1, config: object = None) -> Pool:
         """Make a pool of hosts, written as in a cluster file: `Pool.of("pc[01-34]", "me@far:2222")`.
 
-        Raises UsageError for what is no name of a host.
+        Raises UsageError for what is no name of a host, and for no host at all.
         """
         from pisa_fab import specs
 
+        if not hosts:
+            raise UsageError("a pool needs at least one host", 'as in Pool.of("pc01")')
         return cls(Cluster(specs.hosts_named(hosts, 1)), config=config).with_slots(slots)
 
     @classmethod
@@ -192,7 +195,7 @@ class Pool:
         self,
         batch: Batch,
         *,
-        only: Sequence[int] | None = None,
+        only: Sequence[int] | str | None = None,
         retry_failed: bool = False,
         rerun: bool = False,
         show: bool = False,
@@ -201,7 +204,7 @@ class Pool:
 
         Args:
             batch: what to run.
-            only: the numbers of the jobs to run; None for all.
+            only: the numbers of the jobs to run, or a text such as `3,7-9`; None for all.
             retry_failed: whether to run jobs again that have failed.
             rerun: whether to run all jobs again.
             show: whether to show on standard output how it goes, as `submit` does.
@@ -222,7 +225,7 @@ class Pool:
         batch: Batch,
         view: PlainView,
         *,
-        only: Sequence[int] | None = None,
+        only: Sequence[int] | str | None = None,
         retry_failed: bool = False,
         rerun: bool = False,
         access: Access | None = None,
@@ -241,6 +244,8 @@ class Pool:
         def this_machine(hosts: Sequence[Host]) -> LinkGroup:
             return LinkGroup.on_this_machine(hosts[0].name)
 
+        if isinstance(only, str):
+            only = batch.look()[1].chosen(only)
         wanted = None if only is None else tuple(sorted(set(only)))
         source = self.cluster.source
         return launch(
@@ -274,7 +279,7 @@ class Result:
     argv: tuple[str, ...]
     arguments: Mapping[str, str | None]
     state: str
-    layout: Layout
+    layout: Layout = field(repr=False)
     host: str | None = None
     attempt: int | None = None
     started: datetime | None = None
@@ -327,6 +332,11 @@ class Results(Sequence[Result]):
         self._batch = batch
         self._history = history
         self._numbering = numbering
+
+    def __repr__(self) -> str:
+        states = Counter(result.state for result in self)
+        counts = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+        return f"<Results of {self._batch.output.name}: {counts}>"
 
     def __len__(self) -> int:
         return len(self._numbering.numbers)

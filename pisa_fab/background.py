@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,8 +47,14 @@ def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> tuple
         be_child(lambda: work(at_work), output, writer)
     os.close(writer)
     os.close(output)
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        news = json.loads(pipe.read() or "{}")
+    try:
+        with os.fdopen(reader, encoding="utf-8") as pipe:
+            news = json.loads(pipe.read() or "{}")
+    except KeyboardInterrupt:  # the child is no part of the terminal any more, and hears nothing of it
+        os.kill(child, signal.SIGINT)
+        os.waitpid(child, 0)
+        said.unlink(missing_ok=True)
+        raise
     if news.get("at_work"):
         return None, ""
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

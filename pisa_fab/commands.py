@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pisa_fab.errors import EXIT_FAILED, EXIT_OK, UsageError
-from pisa_fab.invocation import as_typed
+from pisa_fab.invocation import as_typed, works_on
 
 if TYPE_CHECKING:
     from pisa_fab.api import Batch, Pool
@@ -34,7 +34,15 @@ def load_batch(jobs: str) -> Batch:
             f"no jobs file was named and there is no {DEFAULT_JOBS} here",
             f"name one: --jobs FILE; or make one: {as_typed('init')}",
         )
-    return Batch.load(jobs or DEFAULT_JOBS)
+    return noted(Batch.load(jobs or DEFAULT_JOBS))
+
+
+def noted(batch: Batch) -> Batch:
+    """Give a batch, after noting for tips where its jobs file is, or will be."""
+    from pisa_fab.progress import short
+
+    works_on("" if batch.spec.source == Path.cwd() / DEFAULT_JOBS else short(batch.spec.source))
+    return batch
 
 
 def ad_hoc_or_file(jobs: str, load: Callable[[], Batch], *, sweep: Sequence[str], **options: str) -> Batch:
@@ -45,7 +53,7 @@ def ad_hoc_or_file(jobs: str, load: Callable[[], Batch], *, sweep: Sequence[str]
     if options["script"] or options["command"]:
         if jobs:
             raise UsageError("--jobs and --script cannot both be given", "the jobs file says what to run")
-        return Batch.from_options(sweep=sweep, cluster=cluster, **options)
+        return noted(Batch.from_options(sweep=sweep, cluster=cluster, **options))
     given = [name for name, value in {"sweep": sweep, **options}.items() if value]
     if given:
         raise UsageError(
@@ -155,9 +163,8 @@ def say_where_it_runs(batch: Batch) -> None:
     from pisa_fab.progress import short
 
     print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
-    jobs = "" if batch.spec.source == Path.cwd() / DEFAULT_JOBS else short(batch.spec.source)
-    print(f"  watch it: {as_typed('status', '--watch', jobs=jobs)}")
-    print(f"  stop it:  {as_typed('cancel', jobs=jobs)}")
+    print(f"  watch it: {as_typed('status', '--watch')}")
+    print(f"  stop it:  {as_typed('cancel')}")
     print(f"  what it says is in {short(batch.layout.head_log)}")
 
 

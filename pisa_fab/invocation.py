@@ -23,14 +23,22 @@ VALUED = (
     *("-T", "--command-timeout", "-t", "--connect-timeout"),
 )
 
+_at_work = [""]  # the jobs file that `works_on` was told last
 
-def as_typed(task: str, *options: str, jobs: str = "", words: Sequence[str] | None = None) -> str:
+
+def works_on(jobs: str) -> None:
+    """Note the jobs file of the present command, for tips, where its words do not name it; "" for none."""
+    _at_work[0] = jobs
+
+
+def as_typed(task: str, *options: str, words: Sequence[str] | None = None) -> str:
     """Give the command line of another of our tasks, as the user would type it now.
 
     Program, namespace, hosts (`fab -H`) and files are those of the present command, but no other task that
     is in it; where it is none of ours (a task of the user's own), it is `pisa-fab`, which works anywhere.
-    `jobs` is the jobs file, for a command that does not name it; `words` is `sys.argv`.
+    A command that names no jobs file gets what `works_on` noted; `words` is `sys.argv`.
     """
+    jobs = _at_work[0]
     argv = list(sys.argv if words is None else words)
     program = Path(argv[0]).name if argv else ""
     core = before_tasks(argv[1:])

@@ -25,12 +25,14 @@ def read(path: Path) -> Iterator[tuple[float, Event]]:
     """Give the events of a journal that somebody else may be writing; a missing file has none.
 
     Stops in silence before a torn tail. Raises RunError for a journal that is damaged in its middle or too
-    new, OSError if it cannot be read.
+    new, or may not be read; OSError if reading it fails.
     """
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}", "is it yours?") from error
     with file:
         for _, found in lines(file, path):
             if found is not None:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pisa_fab.canary import Signature, signature
+from pisa_fab.canary import CommonFailure, Signature, signature
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
@@ -351,30 +351,35 @@ def last_words(tail: str) -> list[str]:
     return lines[-TAIL_LINES:]
 
 
-def alike(history: History) -> list[JobResult]:
-    """Give the results of this run that are failures of the commonest kind, in the order of the jobs."""
+def alike(history: History) -> CommonFailure | None:
+    """Give what the first jobs of this run have in common, or else the failures of the commonest kind."""
+    if (found := history.canary.verdict(0)) is not None:  # those that were forgiven are among them
+        return found
     kinds: dict[Signature, list[JobResult]] = defaultdict(list)
     for job in history.jobs:
         result = history.results.get(job)
         if result and result.started >= history.opened_at and not result.outcome.succeeded:
             kinds[signature(result.outcome)].append(result)
-    return max(kinds.values(), key=len, default=[])
+    results = max(kinds.values(), key=len, default=[])
+    if not results:
+        return None
+    jobs = tuple(result.job for result in results)
+    return CommonFailure(jobs, tuple(dict.fromkeys(r.host for r in results)), results[0].outcome)
 
 
 def hopeless(history: History) -> Iterator[str]:
     """Say what the first jobs, which all failed in the same way, have in common; what they wrote, once."""
-    results = alike(history)
-    if not results:
+    found = alike(history)
+    if found is None:
         return
-    first = results[0]
-    yield f"stopped early: {plural(len(results), 'job')} failed in the same way, so no more were started"
-    yield f"  {listing([job_name(result.job) for result in results])}: {first.outcome.describe()}"
-    yield f"  on {listing(list(dict.fromkeys(result.host for result in results)))}"
-    if first.outcome.tail:
-        yield f"  the last that {job_name(first.job)} wrote to its standard error:"
-        for line in first.outcome.tail.splitlines():
+    yield f"stopped early: {plural(len(found.jobs), 'job')} failed in the same way, so no more were started"
+    yield f"  {listing([job_name(job) for job in found.jobs])}: {found.outcome.describe()}"
+    yield f"  on {listing(found.hosts)}"
+    if found.outcome.tail:
+        yield f"  the last that {job_name(found.jobs[0])} wrote to its standard error:"
+        for line in found.outcome.tail.splitlines():
             yield f"    {harmless(line)}"
-    others = history.failed - sum(history.scheduler.state(r.job) is JobState.FAILED for r in results)
+    others = history.failed - sum(history.scheduler.state(job) is JobState.FAILED for job in found.jobs)
     if others:
         yield f"  {plural(others, 'other job')} failed, too; see all with: {as_typed('status', '--failed')}"
     yield f"mend the cause, then go on with all jobs: {as_typed('submit', '--retry-failed')}"

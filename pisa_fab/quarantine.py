@@ -154,7 +154,7 @@ class _Host:
         elif self.proven:
             reason = f"{_count(proof)} that failed here succeeded elsewhere {_names(proof)}"
         else:
-            reason = f"failed {_count(row)} in a row {_names(row)}, other hosts did not"
+            reason = f"failed {_count(row)} in a row {_names(row)}, another host none so far"
         return HostQuarantined(self.name, reason, jobs)
 
     def snapshot(self) -> tuple[object, ...]:

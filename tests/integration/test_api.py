@@ -91,6 +91,11 @@ def test_a_host_without_a_slot_is_a_mistake(slots: int) -> None:
         Pool.of("pc01", slots=slots)
 
 
+def test_a_pool_without_a_host_is_a_mistake() -> None:
+    with pytest.raises(UsageError, match="at least one host"):
+        Pool.of()
+
+
 WHOLE = """
 from pisa_fab import Batch, Pool
 
@@ -135,6 +140,7 @@ pool, batch = Pool.this_machine(2), Batch.load("jobs.yaml")
 print([result.state for result in pool.run(batch, only=[5, 1])])
 print([result.attempt for result in pool.run(batch, only=[5], retry_failed=True)])
 print([job.name for job in batch][:2], len(batch), batch.output.name)
+print([result.state for result in pool.run(batch, only="2-3,7")].count("succeeded"))
 """
     done = python(run_program, grid, source)
     lines = done.stdout.splitlines()
@@ -142,6 +148,7 @@ print([job.name for job in batch][:2], len(batch), batch.output.name)
     assert lines[0] == str([*waiting, "succeeded", *waiting * 3, "failed", *waiting * 2]), done.said
     assert lines[1] == str([None, 1, None, None, None, 2, None, None])
     assert lines[2] == "['0000', '0001'] 8 run"
+    assert lines[3] == "4"
 
 
 def test_over_ssh(grid: Project, hosts: Hosts, run_program: Run) -> None:
@@ -175,6 +182,8 @@ def test_results_can_be_looked_at_without_running(grid: Project, run_program: Ru
     assert [result.state for result in after].count("succeeded") == 7
     assert after.rows()[1]["value"] == 0.0
     assert after.rows()[1]["-n"] == "0"
+    assert repr(after).startswith("<Results of run: 7 succeeded, ")
+    assert "layout" not in repr(after[0])
     with pytest.raises(KeyError):
         after.job(99)
 

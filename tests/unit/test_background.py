@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from processes import wait_for
 
 PROGRAM = """
 import sys
@@ -64,3 +67,22 @@ def test_a_bug_ends_the_child_and_nothing_of_the_parent_is_unwound_there(tmp_pat
     assert said.startswith("(1, 'begun\\nTraceback ")
     assert said.count("the end\n") == 1
     assert "LookupError: a bug" in said
+
+
+def test_ctrl_c_before_it_has_begun_ends_it_too(tmp_path: Path) -> None:
+    work = "Path('pid').write_text(str(__import__('os').getpid())); __import__('time').sleep(600)"
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.replace("{work}", work)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid = tmp_path / "pid"
+    wait_for(lambda: pid.exists() and pid.read_text() != "", "the child to work")
+    program.send_signal(signal.SIGINT)
+    said, complaint = program.communicate(timeout=60)
+    assert said == "the end\n"
+    assert complaint.rstrip().endswith("KeyboardInterrupt")
+    assert not Path(f"/proc/{pid.read_text()}").exists()
+    assert list((tmp_path / "run").iterdir()) == []

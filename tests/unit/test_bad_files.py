@@ -336,6 +336,35 @@ def test_a_bad_file_gives_one_line_with_its_place_and_a_tip(bad: Bad, folder: Pa
     assert sorted(os.walk(folder)) == before  # nothing was written
 
 
+# Nothing can be of such a name: the system gives an error, as it does where a user may not look.
+UNSPEAKABLE = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("jobs.yaml", "script: {}\noutput: run\n"),
+        ("jobs.yaml", "command: [./{}]\noutput: run\n"),
+        ("jobs.yaml", "script: fib.py\noutput: run\nworkdir: {}\n"),
+        ("jobs.yaml", "script: fib.py\noutput: run\nvenv: {}\n"),
+        ("jobs.yaml", "script: fib.py\noutput: run\ncluster: {}\n"),
+        ("cluster.yaml", "hosts: [a]\nidentity: {}\n"),
+    ],
+)
+def test_where_nobody_can_look_there_is_nothing_and_the_tip_says_why(
+    name: str, text: str, folder: Path
+) -> None:
+    Path(name).write_text(text.format(UNSPEAKABLE))
+    with pytest.raises(SpecError, match=r"there is no (file|folder)") as caught:
+        (load_cluster if name.startswith("cluster") else load_batch)(Path(name))
+    assert caught.value.hint.endswith(": file name too long")
+
+
+def test_a_run_directory_where_nobody_can_look_is_no_mistake_of_the_file(folder: Path) -> None:
+    Path("jobs.yaml").write_text(f"script: fib.py\noutput: {UNSPEAKABLE}\n")
+    assert load_batch(Path("jobs.yaml")).output == folder / UNSPEAKABLE
+
+
 def test_the_table_is_long_enough_and_has_no_row_twice() -> None:
     assert len({(bad.name, bad.text) for bad in TABLE}) == len(TABLE) >= 60
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pisa_fab.invocation import as_typed
+from pisa_fab.invocation import as_typed, works_on
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,12 @@ def test_a_command_that_knows_no_cluster_file_gets_none() -> None:
     ],
 )
 def test_the_jobs_file_is_named_where_the_command_did_not(words: str, expected: str) -> None:
-    assert as_typed("status", jobs="fib_run/jobs.yaml", words=words.split()) == expected
+    works_on("fib_run/jobs.yaml")
+    try:
+        assert as_typed("status", words=words.split()) == expected
+    finally:
+        works_on("")
+    assert "fib_run" not in as_typed("status", words=words.split())
 
 
 def test_what_a_shell_would_read_in_another_way_is_quoted() -> None:

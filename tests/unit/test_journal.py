@@ -289,6 +289,12 @@ def test_nobody_else_may_read_the_journal(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_journal_that_cannot_be_read_is_no_bug(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / ("x" * 300), "File name too long")):
+        with pytest.raises(RunError, match=f"cannot be read: {reason}"):
+            list(read(path))
+
+
 def test_a_missing_journal_has_no_events(path: Path) -> None:
     assert list(read(path)) == []
     assert not path.exists()

@@ -21,7 +21,7 @@ from pisa_fab.events import (
 )
 from pisa_fab.history import History
 from pisa_fab.model import Policy
-from pisa_fab.progress import PlainView, hopeless, problems
+from pisa_fab.progress import PlainView, failures, hopeless, problems
 
 GOOD = Outcome(Ending.EXITED, exit_code=0, seconds=1.0)
 REFUSED = Outcome(Ending.REFUSED, tail="cannot start sh: no room")
@@ -67,6 +67,25 @@ def stopped_early(*outcomes: Outcome, before: tuple[Outcome, ...] = ()) -> Histo
         history.apply(time, AttemptEnded(job, 1, host, outcome))
     history.apply(history.last_at, RunClosed("hopeless"))
     return history
+
+
+def test_of_a_traceback_the_lines_are_shown_that_say_something() -> None:
+    tail = 'Traceback\n  File "fib.py", line 5\n    for _ in range(n):\n      ^^^^^^\nTypeError: no'
+    history = stopped_early(failed(0, tail))
+    assert list(failures(history))[2:] == [
+        '          File "fib.py", line 5',
+        "            for _ in range(n):",
+        "        TypeError: no",
+    ]
+
+
+def test_a_job_without_arguments_has_no_line_for_them() -> None:
+    history = History()
+    history.apply(1.0, JobsAdded(0, (JobRecord("k", ("s.py",), {}),)))
+    history.apply(2.0, RunOpened("1", "head", 1, range(1), Policy()))
+    history.apply(3.0, AttemptStarted(0, 1, "pc01"))
+    history.apply(4.0, AttemptEnded(0, 1, "pc01", failed(0, "no")))
+    assert list(failures(history)) == ["  0000  exit code 1 on pc01, attempt 1", "        no"]
 
 
 # -- hosts --------------------------------------------------------------------------------------------------

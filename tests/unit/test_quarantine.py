@@ -31,7 +31,7 @@ TIMEOUT = Outcome(Ending.TIMEOUT)
 STOPPED = Outcome(Ending.STOPPED, signal=15)
 REFUSED = Outcome(Ending.REFUSED)
 FAILURES = [BAD, Outcome(Ending.SIGNALLED, signal=11), Outcome(Ending.NOT_STARTED)]
-IN_A_ROW = "failed 3 jobs in a row (0000, 0001, 0002), other hosts did not"
+IN_A_ROW = "failed 3 jobs in a row (0000, 0001, 0002), another host none so far"
 
 
 class Pool(Quarantine):
@@ -155,7 +155,7 @@ def test_jobs_that_fail_on_two_hosts_are_to_blame_themselves() -> None:
     pool.end("a", [6])
     [verdict] = pool.settle()
     assert verdict == HostQuarantined(
-        "a", "failed 3 jobs in a row (0004, 0005, 0006), other hosts did not", (4, 5, 6)
+        "a", "failed 3 jobs in a row (0004, 0005, 0006), another host none so far", (4, 5, 6)
     )
 
 
@@ -188,7 +188,7 @@ def test_probes_with_the_job_that_failed_there_do_not_use_up_its_forgiveness() -
         assert pool.settle(now) == [HostQuarantined("a", "failed its probe (0000)", (0,))]
     pool.ready("d", 2)
     pool.end("b", [10, 11, 0], now=now)
-    reason = "failed 3 jobs in a row (0010, 0011, 0000), other hosts did not"
+    reason = "failed 3 jobs in a row (0010, 0011, 0000), another host none so far"
     assert pool.settle(now) == [HostQuarantined("b", reason, (10, 11, 0))]
 
 
@@ -822,7 +822,7 @@ def test_a_reason_names_a_few_jobs() -> None:
     [verdict] = pool.settle()
     assert isinstance(verdict, HostQuarantined)
     names = "0000, 0001, 0002, 0003, 0004 and 7 more"
-    assert verdict.reason == f"failed 12 jobs in a row ({names}), other hosts did not"
+    assert verdict.reason == f"failed 12 jobs in a row ({names}), another host none so far"
 
 
 def test_a_long_row_is_remembered_in_part() -> None:
