@@ -76,15 +76,14 @@ def be_child(work: Callable[[], int], output: int, writer: int) -> NoReturn:
         code = work()
     except PisaError as error:
         code = error.exit_code
-        print(error, file=sys.stderr)
+        print(error)  # into the same file, behind what was printed before
         tell(writer, {"message": error.message, "hint": error.hint, "code": code})
     finally:
         # What the program of the parent would do next, with a result or with a bug, is not for the child.
-        if (bug := sys.exception()) is not None:
-            sys.excepthook(type(bug), bug, bug.__traceback__)
         with suppress(OSError):
             sys.stdout.flush()
-            sys.stderr.flush()
+        if (bug := sys.exception()) is not None:
+            sys.excepthook(type(bug), bug, bug.__traceback__)
         os._exit(code)
 
 
