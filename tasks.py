@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parent
+TESTS_AT_ONCE = 3  # they mostly wait: for hosts, leases, processes
 SLOW_TESTS = ("tests/integration", "tests/examples", "tests/faults")
 # What the tests need of the system: programs, and the packages of Debian and Ubuntu that have them.
 NEEDED = {
@@ -56,7 +57,8 @@ def test(_: Context, k: str = "", fast: bool = False) -> None:
     if not fast:
         _provide_programs()
     ignored = [f"--ignore={folder}" for folder in SLOW_TESTS] if fast else []
-    raise Exit(code=_python("-m", "pytest", *ignored, *(["-k", k] if k else [])))
+    several = ["-n", str(TESTS_AT_ONCE)] if not k else []
+    raise Exit(code=_python("-m", "pytest", *several, *ignored, *(["-k", k] if k else [])))
 
 
 @task

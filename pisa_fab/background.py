@@ -18,6 +18,8 @@ from typing import NoReturn
 
 from pisa_fab.errors import EXIT_FAILED, PisaError, RunError
 
+CTRL_C = {signal.SIGINT}
+
 
 def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> tuple[int | None, str]:
     """Do the work in a child; give its exit code and what it printed, or None and "" if it goes on.
@@ -34,8 +36,10 @@ def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> tuple
         reader, writer = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, CTRL_C)  # until it is clear whom it is to end
         child = os.fork()
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CTRL_C)
         raise RunError(f"{log}: no head can be started in the background: {error.strerror}") from error
     if child == 0:
         os.close(reader)
@@ -45,9 +49,10 @@ def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> tuple
             tell(writer, {"at_work": True})
 
         be_child(lambda: work(at_work), output, writer)
-    os.close(writer)
-    os.close(output)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CTRL_C)
+        os.close(writer)
+        os.close(output)
         with os.fdopen(reader, encoding="utf-8") as pipe:
             news = json.loads(pipe.read() or "{}")
     except KeyboardInterrupt:  # the child is no part of the terminal any more, and hears nothing of it
@@ -68,6 +73,7 @@ def in_background(work: Callable[[Callable[[], None]], int], log: Path) -> tuple
 def be_child(work: Callable[[], int], output: int, writer: int) -> NoReturn:
     """Do the work in this process, which has no other purpose and ends then."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, CTRL_C)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(descriptor, target)

@@ -372,12 +372,16 @@ def hopeless(history: History) -> Iterator[str]:
     found = alike(history)
     if found is None:
         return
-    yield f"stopped early: {plural(len(found.jobs), 'job')} failed in the same way, so no more were started"
-    yield f"  {listing([job_name(job) for job in found.jobs])}: {found.outcome.describe()}"
-    yield f"  on {listing(found.hosts)}"
-    if found.outcome.tail:
-        yield f"  the last that {job_name(found.jobs[0])} wrote to its standard error:"
-        for line in found.outcome.tail.splitlines():
+    jobs = sorted(found.jobs)
+    # One that was forgiven has no result; the outcome is of the job that failed first.
+    shown = next((job for job in jobs if job in history.results), found.jobs[0])
+    outcome = history.results[shown].outcome if shown in history.results else found.outcome
+    yield f"stopped early: {plural(len(jobs), 'job')} failed in the same way, so no more were started"
+    yield f"  {listing([job_name(job) for job in jobs])}: {outcome.describe()}"
+    yield f"  on {listing(sorted(found.hosts))}"
+    if outcome.tail:
+        yield f"  the last that {job_name(shown)} wrote to its standard error:"
+        for line in outcome.tail.splitlines():
             yield f"    {harmless(line)}"
     others = history.failed - sum(history.scheduler.state(job) is JobState.FAILED for job in found.jobs)
     if others:
