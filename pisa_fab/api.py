@@ -93,7 +93,11 @@ class Batch:
         from pisa_fab.run import read_history
 
         history = read_history(self.output)
-        return history, Numbering.of(self.spec.plan, history.numbers(), history.next_number)
+        return history, self.numbering(history)
+
+    def numbering(self, history: History) -> Numbering:
+        """Give the number of every job, as a journal has given them out."""
+        return Numbering.of(self.spec.plan, history.numbers(), history.next_number)
 
     def results(self) -> Results:
         """Give what is known of every job now, while it runs and after. Raises RunError."""
@@ -218,7 +222,7 @@ class Pool:
             batch, view() if show else NoView(), only=only, retry_failed=retry_failed, rerun=rerun
         )
         ended.raise_if_alone()
-        return Results(batch.spec, ended.history, batch.look()[1], ended.reason)
+        return Results(batch.spec, ended.history, batch.numbering(ended.history), ended.reason)
 
     def launch(
         self,
