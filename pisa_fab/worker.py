@@ -87,7 +87,8 @@ STRAY_PATIENCE = 10.0  # seconds for killed processes of an earlier worker to en
 PINGS_PER_LEASE = 8
 LONGEST_WAIT = 1.0  # seconds; select counts no time asleep, so a suspended machine is noticed this much later
 KILL_INTERVAL = 1.0  # seconds between two attempts to kill what does not end
-HOLD_ROUNDS = 100  # how often to look again for processes that were started while others were stopped
+HOLD_PATIENCE = 2.0  # seconds that processes may take to stand still before they are killed
+HOLD_INTERVAL = 0.005  # seconds between two looks whether they do
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
 CALLERS = 8  # connections to the place that may be silent; then the oldest is dropped
@@ -222,19 +223,35 @@ def kill_all(find: Callable[[], list[int]]) -> bool:
     """Kill what `find` gives, and say whether it gave anything.
 
     All are stopped before the first is killed, and looked for until nothing new is found: so what they start
-    meanwhile is found below them, and a fork bomb cannot outrun this.
+    meanwhile is found below them, and a fork bomb cannot outrun this. A process that was in the middle of a
+    fork when it was told to stop still makes that child: so the last look comes when all stand still.
     """
     held: set[int] = set()
-    for _ in range(HOLD_ROUNDS):
+    patience = clock() + HOLD_PATIENCE
+    while True:
+        are_still = all(map(is_still, held))
         new = set(find()) - held
-        if not new:
+        if not new and (are_still or clock() >= patience):
             break
         for pid in new:
             send(pid, signal.SIGSTOP)
         held |= new
+        if not new:
+            time.sleep(HOLD_INTERVAL)
+        elif clock() >= patience:
+            break
     for pid in held:
         send(pid, signal.SIGKILL)
     return bool(held)
+
+
+def is_still(pid: int) -> bool:
+    """Say whether a process runs no more: it is stopped, has ended, or waits for a device."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("R", "S")
+    except OSError:
+        return True
 
 
 def end_descendants() -> None:

@@ -671,7 +671,7 @@ def test_a_job_that_closes_its_outputs_is_watched_all_the_same(talk: Talk) -> No
 # Every process starts as many others as the limits of its user allow, in sessions of their own.
 BOMB = """
 import os, resource, sys
-resource.setrlimit(resource.RLIMIT_NPROC, (60, 60))
+resource.setrlimit(resource.RLIMIT_NPROC, (24, 24))
 os.setgid(int(sys.argv[1]))
 os.setuid(int(sys.argv[1]))
 print("begun", flush=True)
@@ -690,7 +690,7 @@ def test_a_fork_bomb_is_ended(talk: Talk, end: str) -> None:
     ready = talk.ready()
     talk.python_job(BOMB, str(STRANGER))
     wait_for_text(talk.path(0, "out"))
-    wait_until(lambda: len(of_stranger()) == 60, "no bomb")
+    wait_until(lambda: len(of_stranger()) == 24, "no bomb")
     if end == "stop":
         talk.say(op="stop")
         assert talk.outcome()["ending"] == "stopped"
