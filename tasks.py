@@ -15,7 +15,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from pisa_fab.tasks import cancel, check, collect, dryrun, init, logs, status, submit
+from pisa_fab.tasks import cancel, check, collect, dryrun, here, hosts, init, logs, status, submit
 
 __all__ = [
     "bench",
@@ -23,6 +23,8 @@ __all__ = [
     "check",
     "collect",
     "dryrun",
+    "here",
+    "hosts",
     "init",
     "lint",
     "logs",
@@ -76,7 +78,7 @@ def schemas(_: Context) -> None:
 
 @task(
     help={
-        "only": "one row: scripts, true, cpu, dryrun or cut",
+        "only": "one row: scripts, true, cpu, dryrun, cut or foreign",
         "json": "write the numbers to this file, too",
         "repeat": "how often everything is measured; the medians count",
     }

@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import cut
+import foreign
 import peers
 from programs import Project
 from rich.console import Console
@@ -36,7 +37,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("-n", type=int)
 print(parser.parse_args().n ** 2)
 """
-ROWS = ("scripts", "true", "cpu", "dryrun", "cut")
+ROWS = ("scripts", "true", "cpu", "dryrun", "cut", "foreign")
 OURS = "pisa_fab"
 
 
@@ -214,6 +215,36 @@ class Bench:
                 self.peer(floor, "GNU parallel --timeout 5", scene.gnu_parallel)
         except UnavailableError as error:
             floor.note = str(error)
+
+    def foreign(self) -> None:
+        """Somebody else's programs, alone and while jobs run on all cores of their PC."""
+        env = {**self.env, "PATH": f"{self.env['PATH']}:/usr/sbin"}
+        scene = foreign.ForeignScene(self.project, self.names[0], self.program("inv"), env)
+        counts = dict.fromkeys((1, scene.cores))
+        names = {count: f"{count} foreign program{'s' * (count > 1)}" for count in counts}
+        alone = {count: self.line("foreign", f"{names[count]}, alone", "s") for count in counts}
+        beside = {
+            count: self.line("foreign", f"{names[count]} beside jobs", "s", floor=alone[count], bar=1.03)
+            for count in counts
+        }
+        wakes = [
+            self.line("foreign", f"wakes late, {which}, {where}", "ms")
+            for where in ("alone", "beside jobs")
+            for which in ("median", "99 %")
+        ]
+        for number in range(max(self.repeat, foreign.ROUNDS)):
+            self.say(f"foreign: round {number + 1}")
+            for count in counts:
+                alone[count].series.values.append(scene.spin(count))
+            self._note_wakes(wakes[:2], scene)
+            with scene.jobs():
+                for count in counts:
+                    beside[count].series.values.append(scene.spin(count))
+                self._note_wakes(wakes[2:], scene)
+
+    def _note_wakes(self, lines: list[Line], scene: foreign.ForeignScene) -> None:
+        for line, late in zip(lines, scene.wake(), strict=True):
+            line.series.values.append(late)
 
     # -- how ------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,10 @@ from pisa_fab.invocation import as_typed
 from pisa_fab.layout import Layout
 from pisa_fab.messages import STOP_GRACE
 from pisa_fab.model import Batch, job_name
+from pisa_fab.processes import clock
 from pisa_fab.progress import listing, plural
 from pisa_fab.run import open_run
 from pisa_fab.ssh_config import local_user
-from pisa_fab.worker import clock
 
 ANSWER_PATIENCE = 30.0  # seconds that a head may take to answer, and then to end
 END_PATIENCE = STOP_GRACE + 5.0  # seconds for jobs to end that were running

@@ -21,8 +21,8 @@ from pisa_fab.errors import RunError
 from pisa_fab.layout import CHECK_PREFIX, check_files
 from pisa_fab.link import Dialogue, Message
 from pisa_fab.model import Batch, Cluster, Host
+from pisa_fab.processes import clock
 from pisa_fab.visits import Access, Links, Visit, pay
-from pisa_fab.worker import clock
 
 CLOCK_QUESTIONS = 5
 LEFT_BEHIND = 3600.0  # seconds after which the files of a `check` that was killed are removed by the next

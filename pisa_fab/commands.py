@@ -245,6 +245,38 @@ def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool =
     return EXIT_OK
 
 
+def hosts(pool: Pool, batch: Batch | None, *, as_json: bool = False) -> int:
+    """Show what each host may run now, why, and when that changes. Raises PisaError."""
+    import shutil
+    import time
+
+    from pisa_fab import hosts as words
+    from pisa_fab.follow import is_at_work
+    from pisa_fab.progress import harmless_lines
+    from pisa_fab.run import read_history
+
+    history = read_history(batch.output) if batch is not None and is_at_work(batch.layout) else None
+    if as_json:
+        print(words.as_json(pool.cluster, history, time.time()))
+    else:
+        width = shutil.get_terminal_size().columns
+        for line in words.describe(pool.cluster, history, time.time(), width):
+            print(harmless_lines(line))
+    return EXIT_OK
+
+
+def here(*, stop: bool, start: bool) -> int:
+    """Show whose jobs run on this PC, or order that the user's do not. Raises PisaError."""
+    from pisa_fab import here as words
+
+    if stop or start:
+        print(words.stop() if stop else words.start())
+        return EXIT_OK
+    for line in words.describe():
+        print(line)
+    return EXIT_OK
+
+
 def watch(batch: Batch) -> int:
     """Show where the run stands until it has ended. Raises PisaError."""
     from pisa_fab.watch import watch as show

@@ -26,6 +26,7 @@ class Ending(StrEnum):
     TIMEOUT = "timeout"  # ended by the worker: it took too long
     STOPPED = "stopped"  # ended by the worker: the head asked for it, or was gone
     NOT_STARTED = "not started"  # the program could not be executed at all
+    MEMORY = "memory"  # ended by the worker, or by the kernel for it: it used more than it may
     REFUSED = "refused"  # the host could not start anything: no processes, no memory, no room on the home
 
 
@@ -41,6 +42,8 @@ class Outcome:
         user, system: processor time in seconds, children included.
         memory: peak resident size in bytes.
         tail: the last lines of stderr, of an attempt that did not succeed.
+        paused: how many of the seconds it was made to stand still.
+        limit: bytes that it was allowed, if it used more.
     """
 
     ending: Ending
@@ -51,6 +54,13 @@ class Outcome:
     system: float = 0.0
     memory: int = 0
     tail: str = ""
+    paused: float = 0.0
+    limit: int = 0
+
+    @property
+    def worked(self) -> float:
+        """Give the seconds that it took without those that it was made to stand still."""
+        return max(0.0, self.seconds - self.paused)
 
     @property
     def succeeded(self) -> bool:
@@ -65,8 +75,18 @@ class Outcome:
             name = next((s.name for s in Signals if s == self.signal), "")
             return f"signal {self.signal} ({name})" if name else f"signal {self.signal}"
         if self.ending is Ending.TIMEOUT:
-            return f"timeout after {self.seconds:.0f} s"
+            return f"timeout after {self.worked:.0f} s"
+        if self.ending is Ending.MEMORY:
+            return f"ran out of its {size(self.limit)}"
         return self.ending.value
+
+
+def size(number: int) -> str:
+    """Give bytes for people: `2 GB`, `1.5 GB`, `310 MB`; a GB is 1024 MB, as in a jobs file."""
+    for unit, bytes_of_it in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+        if number >= bytes_of_it:
+            return f"{number / bytes_of_it:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{number} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +211,14 @@ class SlotsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class JobsPaused:
+    """These of the jobs that run on a host, and no others, are made to stand still there from here on."""
+
+    host: str
+    jobs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostQuarantined:
     """A host gets no jobs for a while, because it fails jobs for which it is to blame.
 
@@ -264,6 +292,7 @@ Event = (
     | HostLost
     | HostReleased
     | SlotsChanged
+    | JobsPaused
     | HostQuarantined
     | HostProbed
     | HostCleared

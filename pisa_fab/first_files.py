@@ -32,7 +32,7 @@ Tell = Callable[[str], None]
 Answer = TypeVar("Answer")
 
 JOBS, CLUSTER, EXAMPLE, TASKS = "jobs.yaml", "cluster.yaml", "cluster.yaml.example", "tasks.py"
-IMPORT = "from pisa_fab.tasks import cancel, check, collect, dryrun, init, logs, status, submit"
+IMPORT = "from pisa_fab.tasks import cancel, check, collect, dryrun, here, hosts, init, logs, status, submit"
 
 _NOT_SCRIPTS = re.compile(r"(tasks|fabfile|setup|conftest|__init__|test_.*|.*_test)\.py")
 _PARSERS = re.compile(r"\b(argparse|optparse|click|typer|docopt|ArgumentParser)\b")

@@ -11,9 +11,9 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Protocol
@@ -31,20 +31,20 @@ from pisa_fab.events import (
     HostReleased,
     HostUnusable,
     RunClosed,
-    SlotsChanged,
     Stop,
 )
 from pisa_fab.history import History
 from pisa_fab.invocation import as_typed
 from pisa_fab.link import Closed, Inbox, Message, Said, Wake
 from pisa_fab.model import Cluster, Host
-from pisa_fab.roster import Connection, MakeLinks, Roster
+from pisa_fab.moderation import Moderation
+from pisa_fab.processes import clock
+from pisa_fab.prospects import Prospects
+from pisa_fab.roster import Connection, MakeLinks, Roster, patience_of
 from pisa_fab.run import Run
-from pisa_fab.worker import clock
 
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
-PATIENCE_LEASES = 10  # how long a run waits for a host when it has none left, if nothing else is said
 TURN = 0.003  # seconds between two turns of the loop, at least
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
@@ -75,9 +75,16 @@ class Head:
     """One run: from the first connection to the last word of the journal."""
 
     def __init__(
-        self, run: Run, cluster: Cluster, make_links: MakeLinks, view: View, file: ClusterFile | None = None
+        self,
+        run: Run,
+        cluster: Cluster,
+        make_links: MakeLinks,
+        view: View,
+        file: ClusterFile | None = None,
+        prospects: Prospects | None = None,
     ) -> None:
         self.run = run
+        self.prospects = prospects
         self.cluster = cluster
         self.file = file
         self.view = view
@@ -86,6 +93,13 @@ class Head:
         self.turned_at = self.reread_at = clock()
         self.roster = Roster(make_links, self.inbox, cluster.lease, patience_of(cluster), self.setup)
         self.outgoing: dict[str, list[Message]] = defaultdict(list)
+        self.moderation = Moderation(
+            self.scheduler,
+            run.batch.limits.nice,
+            self.record,
+            lambda name, message: self.outgoing[name].append(message),
+            view.say,
+        )
         self.acks: dict[str, list[tuple[int, int, bool]]] = defaultdict(list)
         self.unpublished: dict[tuple[int, int], str] = {}
         self.interrupts = 0
@@ -94,7 +108,7 @@ class Head:
         self.stop_at = 0.0
         self.no_room = ""  # what the disk says, while it takes nothing
         self.requests_at = float("-inf")  # when requests were looked for last
-        self.done_requests: set[Path] = set()  # they are there until the journal is safe
+        self.requests = requests.Requests(run.layout)
         self.alone = False  # whether it was said that no host is left
 
     # -- the loop ---------------------------------------------------------------------------------------
@@ -102,7 +116,7 @@ class Head:
     def work(self) -> str:
         """Run the batch and say how it ended, in the words of `RunClosed`. Raises RunError."""
         with self.catching_signals():
-            self.roster.join(self.cluster.hosts, clock())
+            self.join(self.cluster.hosts, clock())
             try:
                 while (reason := self.ended()) is None:
                     self.turn()
@@ -125,12 +139,12 @@ class Head:
         self.roster.look(now)
         self.obey_signals()
         self.look_around(now)
-        if not self.no_room:
+        if not self.no_room and self.has_space(now):
             self.decide(now)
             self.look_for_common_failure()
         if self.save():
             self.deliver()
-            self.answer_requests()
+            self.requests.answer()
         self.view.refresh(self.run.history, now)
 
     def wait(self) -> list[Said | Closed | Wake]:
@@ -181,6 +195,10 @@ class Head:
             self.acks[action.host].append((*attempt, self.unpublished.get(attempt) == action.host))
         self.view.happened(event)
 
+    def has_space(self, now: float) -> bool:
+        """Say whether the home has room for what new jobs may write."""
+        return self.moderation.has_space(now, self.cluster.min_free_space, self.run.free_space)
+
     def save(self) -> bool:
         """Bring the journal to the disk; say so when there is no room, and when there is again."""
         problem = self.run.try_sync()
@@ -210,7 +228,7 @@ class Head:
 
     def setup(self, host: Host) -> Message:
         """Give the first message to a worker."""
-        return messages.setup(self.run, host, self.cluster.lease)
+        return messages.setup(self.run, host, self.cluster, self.moderation.bounds(host))
 
     # -- what was said ----------------------------------------------------------------------------------
 
@@ -240,6 +258,8 @@ class Head:
                 self.unpublished.pop((job, attempt), None)
         elif op == "ready":
             self.welcome(connection, message)
+        elif op == "state":
+            self.moderation.settle(name, message)
         elif op == "unusable":
             connection.unusable = message["reason"]
         elif op == "superseded":
@@ -258,8 +278,10 @@ class Head:
         self.alone = False
         if not message["resumed"]:
             self.publish_for(connection.name)
-        slots = 0 if connection.leaving else connection.host.slots
+        state = message["state"]
+        slots = self.moderation.came(connection.name, state)
         self.record(messages.ready_of(connection.name, slots, message))
+        self.moderation.settle(connection.name, state)
 
     def close(self, connection: Connection, closed: Closed) -> None:
         """Note that a conversation is over: a host lost, or one that did not come to work."""
@@ -271,14 +293,15 @@ class Head:
             if is_news and not connection.leaving:
                 connection.told = reason
                 self.record(HostUnusable(name, reason))
-        elif closed.ended and connection.leaving:
-            self.record(HostReleased(name, connection.leaving))
+        elif closed.ended and (connection.leaving or connection.unusable):
+            self.record(HostReleased(name, connection.leaving or reason))
         else:
             # The lease of its worker was renewed last by a ping that was heard then, or earlier.
             answered_at = connection.contact.answered_at
             self.record(HostLost(name, reason, worker_ended=closed.ended), answered_at)
         if closed.ended:
             self.publish_for(name)
+        self.moderation.left(name)
         self.roster.closed(connection, closed, clock())
 
     def publish_for(self, name: str) -> None:
@@ -300,12 +323,13 @@ class Head:
         if self.file is not None and (self.hangups or now >= self.reread_at + REREAD_EVERY):
             self.reread(self.file, now, anyway=self.hangups > 0)
         self.hangups = 0
+        self.moderation.look(now)
+        if self.prospects is not None:
+            self.prospects.look(time.time(), self.view.say)
         if now >= self.requests_at + LOOK_EVERY:
             self.requests_at = now
             self.obey_requests()
-        for connection in self.roster.leaving:
-            if connection.ready and not self.scheduler.load(connection.name)[0]:
-                connection.link.send([{"op": "quit"}])
+        self.roster.send_home(lambda name: not self.scheduler.load(name)[0])
 
     def look_for_common_failure(self) -> None:
         """Stop when the first jobs have all failed in the same way, so that the others need not, too."""
@@ -325,6 +349,7 @@ class Head:
             return
         if cluster is None:
             return
+        self.cluster = replace(cluster, lease=self.cluster.lease)  # that of the journal's policy
         named = {host.name: host for host in cluster.hosts}
         new = [host for host in cluster.hosts if host.name not in self.roster.connections]
         self.view.say(f"the cluster file was read again: {len(named)} hosts, {len(new)} of them new")
@@ -332,19 +357,22 @@ class Head:
             host = named.get(connection.name)
             if host is None and not connection.leaving:
                 self.roster.dismiss(connection, "no longer in the cluster file")
-                self.change_slots(connection, 0)
-            elif host is not None and (connection.leaving or host.slots != connection.host.slots):
+                self.moderation.dismiss(connection.name, connection.leaving)
+            elif host is not None and (connection.leaving or host != connection.host):
                 connection.host = host
                 self.roster.take_back(connection, now)
-                self.change_slots(connection, host.slots)
-        self.roster.join(new, now)
+                self.moderation.take(host, now)
+        self.join(new, now)
+
+    def join(self, hosts: Sequence[Host], now: float) -> None:
+        """Take hosts in."""
+        for host in hosts:
+            self.moderation.take(host, now)
+        self.roster.join(hosts, now)
 
     def obey_requests(self) -> None:
         """Do what other processes ask; the answer is given when it is safe."""
-        for path, request in requests.pending(self.run.layout):
-            if path in self.done_requests:
-                continue
-            self.done_requests.add(path)
+        for path, request in self.requests.new():
             if request is None:
                 self.view.say(f"{path}: is no request that this head understands")
             elif request.jobs is None:
@@ -353,15 +381,6 @@ class Head:
             else:
                 known = tuple(job for job in request.jobs if job in self.run.history.records)
                 self.record(CancelAsked(known, request.by))
-
-    def answer_requests(self) -> None:
-        """Remove the requests that were done; what cannot be removed is not to be done once more."""
-        self.done_requests = {path for path in self.done_requests if not requests.remove(path)}
-
-    def change_slots(self, connection: Connection, slots: int) -> None:
-        """Journal that a host that is at work may run so many jobs from here on."""
-        if connection.ready:
-            self.record(SlotsChanged(connection.name, slots, connection.leaving))
 
     # -- stopping ---------------------------------------------------------------------------------------
 
@@ -433,9 +452,3 @@ class Head:
                 self.absorb(item)
         for job, attempt in self.unpublished:
             self.run.publish(job, attempt)
-
-
-def patience_of(cluster: Cluster) -> float:
-    """Give how many seconds a run waits for a host when it has none left."""
-    patience = PATIENCE_LEASES * cluster.lease if cluster.patience is None else cluster.patience
-    return max(patience, cluster.lease + messages.margin_of(cluster.lease))

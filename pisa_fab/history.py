@@ -29,6 +29,7 @@ from pisa_fab.events import (
     JobRecord,
     JobsAdded,
     JobsCancelled,
+    JobsPaused,
     JobsReopened,
     JobState,
     Outcome,
@@ -36,6 +37,7 @@ from pisa_fab.events import (
     RunOpened,
     SlotsChanged,
 )
+from pisa_fab.forecast import Forecast
 from pisa_fab.pace import Pace
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL
@@ -65,8 +67,10 @@ class HostView:
     Attributes:
         name: of the host.
         state: `ready`, `quarantined` (ready, but not trusted), `lost`, `released` or `unusable`.
-        slots: how many jobs it may run at once.
-        running: how many it runs.
+        slots: how many jobs it may run at once now.
+        running: how many it runs, with those that are paused.
+        paused: how many of them are made to stand still.
+        held: why its slots are fewer than its calendar says, or "".
         done: how many attempts it has ended in this run that counted.
         reason: why it is not ready, or "".
         refused: what it said when it could start nothing, "" if it could since.
@@ -79,6 +83,8 @@ class HostView:
     done: int = 0
     reason: str = ""
     refused: str = ""
+    paused: int = 0
+    held: str = ""
 
 
 class History:
@@ -93,6 +99,8 @@ class History:
         opened_at: its Unix time.
         closed: the event that ended the last run, None while it runs, or if its head died.
         closed_at: its Unix time; jobs may be cancelled later.
+        paused: the jobs that are made to stand still, each with its host.
+        forecast: how long jobs take, by what has succeeded.
         canary: looks whether the first jobs of the run all fail in the same way.
         last_at: Unix time of the last event.
         epochs: how many heads there have been.
@@ -110,6 +118,8 @@ class History:
         self.closed_at = 0.0
         self.last_at = 0.0
         self.epochs = 0
+        self.paused: dict[int, str] = {}
+        self.forecast = Forecast()
         self.canary = Canary(0)
         self.next_number = 0
         self._started: dict[int, float] = {}  # of the attempts that run or are in doubt
@@ -130,10 +140,6 @@ class History:
                 self._on_decision(time, event)
             case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
-            case HostReady() | HostLost() | HostReleased() | HostUnusable() | SlotsChanged():
-                self._on_host(event)
-            case HostQuarantined() | HostProbed() | HostCleared():
-                self._on_standing(event)
             case JobsAdded():
                 self.records.update(enumerate(event.records, start=event.first))
                 self.next_number = max(self.next_number, event.first + len(event.records))
@@ -145,10 +151,22 @@ class History:
                 self.epochs = max(self.epochs + 1, event.epoch)
                 self.canary = Canary(event.policy.stop_after)
                 self.hosts.clear()
+                self.paused.clear()
                 self._pace = Pace(time)
             case RunClosed():
                 self.closed, self.closed_at = event, time
+            case _:
+                self._on_host_event(event)
         return actions
+
+    def _on_host_event(self, event: Event) -> None:
+        match event:
+            case HostReady() | HostLost() | HostReleased() | HostUnusable() | SlotsChanged():
+                self._on_host(event)
+            case JobsPaused():
+                self._on_paused(event)
+            case HostQuarantined() | HostProbed() | HostCleared():
+                self._on_standing(event)
 
     def decide(self, time: float, now: float) -> list[Decision]:
         """Let the scheduler decide, and take in what it decided; it need not be applied again."""
@@ -175,21 +193,28 @@ class History:
 
     def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
         started = self._started.pop(event.job)
+        was_paused = self.paused.pop(event.job, None) == event.host
         if event.host in self.hosts:
             host = self.hosts[event.host]
             host.done += 1
+            host.paused -= was_paused
             host.running -= on_host
             host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
         if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return  # that is no result
         self.canary.ended(event)
         self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
-        self._pace.attempt_ended(event.outcome.seconds)
+        self._pace.attempt_ended(event.outcome.worked)
+        if event.outcome.succeeded and event.job in self.records:
+            self.forecast.learn(self.records[event.job].arguments, event.outcome.worked)
         if action.publish:
             self._pace.job_ended(time)
 
     def _on_host(self, event: HostReady | HostLost | HostReleased | HostUnusable | SlotsChanged) -> None:
         host = self.hosts.setdefault(event.host, HostView(event.host, ""))
+        if not isinstance(event, SlotsChanged):
+            self._on_paused(JobsPaused(event.host))
+            host.held = ""
         match event:
             case HostReady():
                 if self.scheduler.is_quarantined(event.host):
@@ -199,13 +224,23 @@ class History:
                 host.slots, host.refused = event.slots, ""
                 host.running = self.scheduler.load(event.host)[0]
             case SlotsChanged():
-                host.slots = event.slots
+                host.slots, host.held = event.slots, event.reason
             case HostLost():
                 host.state, host.running, host.reason = "lost", 0, event.reason
             case HostReleased():
                 host.state, host.running, host.reason = "released", 0, event.reason
             case HostUnusable():
                 host.state, host.running, host.reason = "unusable", 0, event.reason
+
+    def _on_paused(self, event: JobsPaused) -> None:
+        for job in [job for job, host in self.paused.items() if host == event.host]:
+            del self.paused[job]
+        running = self.scheduler.running
+        for job in event.jobs:
+            if job in running and running[job].host == event.host:
+                self.paused[job] = event.host
+        if event.host in self.hosts:
+            self.hosts[event.host].paused = sum(host == event.host for host in self.paused.values())
 
     def _on_standing(self, event: HostQuarantined | HostProbed | HostCleared) -> None:
         host = self.hosts.setdefault(event.host, HostView(event.host, ""))

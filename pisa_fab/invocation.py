@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("cancel", "check", "collect", "dryrun", "init", "logs", "status", "submit")
+COMMANDS = ("cancel", "check", "collect", "dryrun", "here", "hosts", "init", "logs", "status", "submit")
 PROGRAMS = ("fab", "inv", "invoke", "pisa-fab")
 # The options that name the files, and the commands that know the second one, too.
 JOBS = ("-j", "--jobs")
 CLUSTER = ("-c", "--cluster")
-KNOW_CLUSTER = ("check", "dryrun", "submit")
+KNOW_CLUSTER = ("check", "dryrun", "hosts", "submit")
 # The options of `inv` and `fab` themselves that are followed by a value.
 VALUED = (
     *("-c", "--collection", "-D", "--list-depth", "-f", "--config", "-F", "--list-format"),

@@ -8,6 +8,7 @@ writes a higher `format` into its `run` lines, which the older refuses. Lower on
 Format 1 is that of 0.1.0. Format 2 added attempts that a host refused, hosts whose failures do not count
 against the jobs (quarantine), workers that are taken up again with their jobs, and the head's epoch.
 Format 3 added jobs that are cancelled.
+Format 4 added attempts that used more memory than they may, and jobs that stand still for a while.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pisa_fab.events import (
     JobRecord,
     JobsAdded,
     JobsCancelled,
+    JobsPaused,
     JobsReopened,
     Outcome,
     RunClosed,
@@ -44,7 +46,7 @@ from pisa_fab.events import (
 )
 from pisa_fab.model import Policy
 
-FORMAT = 3
+FORMAT = 4
 
 Line = dict[str, Any]
 
@@ -101,6 +103,10 @@ def _put_outcome(line: Line, outcome: Outcome) -> None:
         line["memory"] = outcome.memory
     if outcome.tail:
         line["tail"] = outcome.tail
+    if outcome.paused:
+        line["paused"] = outcome.paused
+    if outcome.limit:
+        line["limit"] = outcome.limit
 
 
 def _put_host(line: Line, event: Event) -> None:
@@ -119,6 +125,8 @@ def _put_host(line: Line, event: Event) -> None:
             line |= {"e": "released", "host": event.host, "reason": event.reason}
         case SlotsChanged():
             line |= {"e": "slots", "host": event.host, "slots": event.slots, "reason": event.reason}
+        case JobsPaused():
+            line |= {"e": "paused", "host": event.host, "jobs": _ranges(event.jobs)}
         case HostQuarantined():
             line |= {"e": "quarantined", "host": event.host, "reason": event.reason}
             line["jobs"] = _ranges(event.jobs)
@@ -203,6 +211,8 @@ def _read_ended(line: Line) -> Event:
         get("system", 0.0),
         get("memory", 0),
         get("tail", ""),
+        get("paused", 0.0),
+        get("limit", 0),
     )
     return AttemptEnded(_number(line, "job"), _number(line, "attempt"), _text(line, "host"), outcome)
 
@@ -262,6 +272,7 @@ _READERS: Mapping[str, Callable[[Line], Event]] = {
     "lost": lambda line: HostLost(_text(line, "host"), _text(line, "reason"), bool(line["ended"])),
     "released": lambda line: HostReleased(_text(line, "host"), _text(line, "reason")),
     "slots": lambda line: SlotsChanged(_text(line, "host"), _number(line, "slots"), _text(line, "reason")),
+    "paused": lambda line: JobsPaused(_text(line, "host"), _read_ranges(line["jobs"])),
     "quarantined": lambda line: HostQuarantined(
         _text(line, "host"), _text(line, "reason"), _read_ranges(line["jobs"])
     ),

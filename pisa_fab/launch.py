@@ -5,20 +5,25 @@ Here the rooms are wired together for a run; what a person reads when it is over
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import tzinfo
 
 from pisa_fab.errors import PoolError
-from pisa_fab.events import RunClosed
+from pisa_fab.events import JobState, RunClosed
 from pisa_fab.head import ClusterFile, Head
 from pisa_fab.history import History
 from pisa_fab.messages import margin_of
 from pisa_fab.model import Batch, Cluster, Policy
+from pisa_fab.numbering import Numbering
+from pisa_fab.processes import clock
 from pisa_fab.progress import CLOSED, PlainView, counted, duration, plural, problems, short
+from pisa_fab.prospects import Prospects, refuse
 from pisa_fab.roster import MakeLinks
-from pisa_fab.run import Wish, open_run
+from pisa_fab.run import Wish, open_run, read_history
+from pisa_fab.specs import local_zone
 from pisa_fab.status import exit_code
-from pisa_fab.worker import clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,9 @@ def launch(
     `where` says in a few words where the slots are; `file` is the cluster file to look at again, None for
     none; `at_work` is called when the run directory is held and the work begins.
     """
-    slots = plural(sum(host.slots for host in cluster.hosts), "slot")
+    zone = zone_of(cluster)
+    if batch.deadline is not None:
+        look_ahead(batch, cluster, wish, zone)
     policy = Policy(
         batch.retries, batch.max_losses, cluster.lease, margin_of(cluster.lease), batch.stop_after
     )
@@ -95,12 +102,38 @@ def launch(
         unfinished = scheduler.unfinished
         view.say(
             f"{batch.output.name}: {unfinished} of {plural(len(scheduler.jobs), 'job')} to run, "
-            f"{slots} on {where or plural(len(cluster.hosts), 'host')}"
+            f"{slots_of(cluster)} on {where or plural(len(cluster.hosts), 'host')}"
         )
+        prospects = Prospects(history, batch, cluster, zone, time.time())
+        prospects.begin(time.time(), view.say)
         at_work()
         with view:
-            reason = Head(run, cluster, make_links, view, file).work()
+            reason = Head(run, cluster, make_links, view, file, prospects).work()
         return Ended(reason, unfinished - scheduler.unfinished, clock() - began, history)
+
+
+def zone_of(cluster: Cluster) -> tzinfo:
+    """Give the zone by whose clock people read times: that of the pool, else of this machine."""
+    return cluster.hosts[0].zone if cluster.source else local_zone()
+
+
+def slots_of(cluster: Cluster) -> str:
+    """Say how many slots there are by the calendars: now, and later if that is another number."""
+    now = sum(host.calendar.at(time.time()).slots for host in cluster.hosts)
+    most = sum(
+        max([host.slots, *(window.slots for window in host.windows if window.slots is not None)])
+        for host in cluster.hosts
+    )
+    return plural(now, "slot") + (f" now ({most} at other times)" if most > now else "")
+
+
+def look_ahead(batch: Batch, cluster: Cluster, wish: Wish, zone: tzinfo) -> None:
+    """Refuse a batch whose deadline cannot be kept, before anything is written. Raises PisaError."""
+    history = read_history(batch.output)
+    numbering = Numbering.of(batch.plan, history.numbers(), history.next_number)
+    chosen = numbering.sorted if wish.only is None else wish.only
+    left = [job for job in chosen if wish.rerun or history.scheduler.state(job) is not JobState.SUCCEEDED]
+    refuse(batch, cluster, history, numbering, left, zone, time.time())
 
 
 def summary(batch: Batch, ended: Ended) -> Iterator[str]:

@@ -19,6 +19,8 @@ On a host, outside the run directory, because a socket needs a disk of the host'
 
     /tmp/pisa_fab-<hash>/      a worker's place, 0700: its lock, and the socket by which a head that has lost
                                the worker takes it up again; removed when the worker leaves
+    /tmp/pisa_fab-<hash>.note  what everybody there may know of it (`notes` says what, and which order to stop
+                               a user can leave beside it)
 
 In any folder, for a few seconds, what `check` and the hosts show each other: `.pisa_fab-check-<token>`.
 
@@ -148,6 +150,11 @@ class Layout:
 def place_on_host(secret: str, host: str) -> str:
     """Give the folder on a host where a worker can be found again: one per run directory and host."""
     return f"/tmp/pisa_fab-{mark_on_host(secret, host)}"
+
+
+def note_on_host(secret: str, host: str) -> str:
+    """Give the file on a host that tells people there whose jobs run: one per run directory and host."""
+    return f"{place_on_host(secret, host)}.note"
 
 
 def mark_on_host(secret: str, host: str) -> str:

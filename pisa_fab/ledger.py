@@ -45,6 +45,7 @@ from pisa_fab.events import (
     JobGivenUp,
     JobsAdded,
     JobsCancelled,
+    JobsPaused,
     JobsReopened,
     JobState,
     RunClosed,
@@ -211,7 +212,7 @@ class Ledger:
                 self._on_reopened(event)
             case JobsCancelled():
                 self._on_cancelled(event)
-            case JobsAdded() | HostUnusable() | RunClosed():
+            case JobsAdded() | JobsPaused() | HostUnusable() | RunClosed():
                 pass
 
     def _on_started(self, event: AttemptStarted) -> None:

@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import secrets
 import shlex
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from importlib.util import MAGIC_NUMBER
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
 from pisa_fab import worker
 from pisa_fab.contact import Trouble
+from pisa_fab.place import UNKNOWN
 
 Message = dict[str, Any]
 
@@ -40,7 +44,7 @@ ENDINGS = {
     None: "connection lost",
     0: "the worker left",
     worker.SWEPT: "the worker was killed",
-    worker.UNKNOWN: "connection lost",
+    UNKNOWN: "connection lost",
 }
 
 
@@ -181,9 +185,8 @@ class Link:
         """Hold one conversation, and say how it ended."""
         token = secrets.token_hex(8)
         outbox = self.outbox
-        source = worker_source()
-        stream = self.connect(bootstrap(self.python(), len(source), token))
-        stream.send(source)
+        stream = self.connect(worker_command(self.python(), token))
+        stream.send(worker_source())
         data = skip_greeting(stream, MARKER + token.encode("ascii") + b"\n")
         if data is None:
             raise explain_no_worker(stream, self.python())
@@ -304,16 +307,69 @@ class Dialogue:
         return message
 
 
+# What the worker imports of this package, each after what it imports itself.
+BAGGAGE = (
+    "processes",
+    "lease",
+    "place",
+    "execution",
+    "bounds",
+    "desk",
+    "presence",
+    "restraint",
+    "notes",
+)
+# Reads a parcel of so many bytes from standard input, makes modules of what is in it, and becomes the last.
+# Compiled code spares every host some 50 ms, where its Python is that of the head.
+UNPACK = """
+import marshal, sys, zlib
+magic, parcel = marshal.loads(zlib.decompress(sys.stdin.buffer.read(%d)))
+is_mine = magic == sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
+package = sys.modules["pisa_fab"] = type(sys)("pisa_fab")
+package.__path__ = []
+for name, text, code in parcel:
+    code = marshal.loads(code) if is_mine else compile(text, "pisa_fab/" + name + ".py", "exec")
+    if name == "worker":
+        exec(code, {"__name__": "__main__"})
+    module = sys.modules["pisa_fab." + name] = type(sys)("pisa_fab." + name)
+    setattr(package, name, module)
+    exec(code, module.__dict__)
+"""
+MARSHAL_VERSION = 2  # which every Python can read
+
+
 @cache
+def worker_texts() -> list[tuple[str, bytes]]:
+    """Give the sources of the worker and of what it imports: names and texts, the worker last."""
+    folder = resources.files("pisa_fab")
+    return [(name, folder.joinpath(f"{name}.py").read_bytes()) for name in (*BAGGAGE, "worker")]
+
+
+@cache
+def worker_parts() -> tuple[bytes, bytes]:
+    """Give the program that every host gets: what unpacks, and the parcel with the worker in it."""
+    parcel = [
+        (name, text, marshal.dumps(compile(text, f"pisa_fab/{name}.py", "exec", dont_inherit=True)))
+        for name, text in worker_texts()
+    ]
+    data = zlib.compress(marshal.dumps((MAGIC_NUMBER, parcel), MARSHAL_VERSION))
+    return (UNPACK % len(data)).encode("ascii"), data
+
+
 def worker_source() -> bytes:
-    """Give the source of the worker, which every host gets."""
-    return resources.files("pisa_fab").joinpath("worker.py").read_bytes()
+    """Give all that a worker reads from standard input before it speaks."""
+    return b"".join(worker_parts())
 
 
 @cache
 def worker_digest() -> str:
     """Give what tells this worker from those of other versions."""
-    return hashlib.sha256(worker_source()).hexdigest()
+    return hashlib.sha256(repr(worker_texts()).encode("ascii")).hexdigest()
+
+
+def worker_command(python: str, token: str) -> str:
+    """Give the command line of a worker, which then reads `worker_source`."""
+    return bootstrap(python, len(worker_parts()[0]), token)
 
 
 def bootstrap(python: str, size: int, token: str, program: str = "worker") -> str:

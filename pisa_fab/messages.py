@@ -5,10 +5,13 @@ Only text and numbers: nothing is sent here.
 
 from __future__ import annotations
 
+import socket
+
+from pisa_fab.allowance import least_nice
 from pisa_fab.events import AttemptStarted, Ending, HostReady, Outcome
-from pisa_fab.layout import mark_on_host, place_on_host, stream_files
+from pisa_fab.layout import mark_on_host, note_on_host, place_on_host, stream_files
 from pisa_fab.link import Message, worker_digest
-from pisa_fab.model import Host, job_name
+from pisa_fab.model import Cluster, Host, job_name
 from pisa_fab.run import Run
 
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
@@ -24,9 +27,9 @@ def margin_of(lease: float) -> float:
     return lease_grace(lease) + max(1.0, 0.05 * lease)
 
 
-def setup(run: Run, host: Host, lease: float) -> Message:
-    """Give the first message to a worker."""
-    batch, layout = run.batch, run.layout
+def setup(run: Run, host: Host, cluster: Cluster, bounds: Message) -> Message:
+    """Give the first message to a worker; `bounds` is what it may run, and when."""
+    batch, layout, lease = run.batch, run.layout, cluster.lease
     return {
         "op": "setup",
         "workdir": str(batch.workdir),
@@ -35,7 +38,16 @@ def setup(run: Run, host: Host, lease: float) -> Message:
         "nonce": run.nonce,
         "folders": layout.folders,
         "env": {"PISA_OUTPUT": str(batch.output), "PISA_HOST": host.name},
-        "nice": batch.limits.nice if host.nice is None else host.nice,
+        "nice": least_nice(host, batch.limits.nice),
+        "memory": batch.limits.memory,
+        "bounds": bounds,
+        "note": note_on_host(run.secret, host.name),
+        "title": f"pisa_fab: jobs for {batch.output.name}, see: pisa-fab here",
+        "facts": {
+            "batch": batch.output.name,
+            "head": socket.gethostname(),
+            "contact": cluster.contact,
+        },
         "threads": batch.limits.threads,
         "lease": lease,
         "lease_grace": lease_grace(lease),

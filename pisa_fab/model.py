@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
+
+from pisa_fab.calendar import Calendar, Window
 
 
 def job_name(number: int) -> str:
@@ -55,6 +60,20 @@ class Plan(Protocol):
         """Render one combination as the job with this number."""
 
 
+class Expectation(Protocol):
+    """How long a batch's jobs take, as its owner says (see `specs.times`)."""
+
+    def seconds(self, arguments: Mapping[str, str | None]) -> float | None:
+        """Give the seconds for a job with these arguments, None where nothing is said of it."""
+
+
+class Deadline(Protocol):
+    """When a batch is to be done, on a clock on the wall (see `specs.times`)."""
+
+    def unix(self, zone: tzinfo, now: float) -> float:
+        """Give the Unix time in a zone; of a time of day the first after `now`, which is Unix time, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the scheduler may do with a job and a host.
@@ -82,11 +101,13 @@ class Limits:
         timeout: seconds of wall-clock time, None for no limit.
         threads: for the thread pools of BLAS and its like.
         nice: 0 to 19.
+        memory: bytes that all its processes may use together, None for no limit.
     """
 
     timeout: float | None = None
     threads: int = 1
     nice: int = 19
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +137,8 @@ class Batch:
         cluster: the cluster file that the jobs file names, None for none.
         notify: the command that is run on the head when a run has ended, with `{summary}`, `{output}` and
             `{state}` in it; empty for none.
+        expect: how long a job takes, as the jobs file says; None where it says nothing.
+        deadline: when all jobs are to be done, None for no such time.
     """
 
     source: Path
@@ -131,6 +154,43 @@ class Batch:
     results: ResultFormat | None = None
     cluster: Path | None = None
     notify: tuple[str, ...] = ()
+    expect: Expectation | None = None
+    deadline: Deadline | None = None
+
+
+class AtEdge(StrEnum):
+    """What is done with the jobs above the limit when a window leaves a host fewer slots."""
+
+    FINISH = "finish"  # they run to their end
+    PAUSE = "pause"  # they stand still until there are slots again
+    REQUEUE = "requeue"  # they are ended and run again later, there or elsewhere
+
+
+class OwnerPolicy(StrEnum):
+    """What is done with a host's jobs when somebody else needs it."""
+
+    PAUSE = "pause"  # they stand still until it has been quiet for a while
+    REQUEUE = "requeue"  # they are ended and run again later, there or elsewhere
+    IGNORE = "ignore"  # nothing: nobody is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """How jobs stand back for somebody else at the PC. Times are seconds, 0 for at once.
+
+    Attributes:
+        policy: what is done with the jobs.
+        idle: how long nobody must have been there before the first jobs start.
+        quiet: how long it must have been quiet before paused jobs go on.
+        give_back: how long jobs stay paused before they are given back to the pool.
+        load: so many cores in use by others count as somebody at work.
+    """
+
+    policy: OwnerPolicy = OwnerPolicy.IGNORE
+    idle: float = 900.0
+    quiet: float = 300.0
+    give_back: float = 600.0
+    load: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +199,15 @@ class Host:
 
     Attributes:
         name: as in the cluster file; what ssh is asked for.
-        slots: how many jobs it may run at once, at least 1.
+        slots: how many jobs it may run at once outside of its windows; 0 only when some window gives more.
         user, port, identity, gateway: as ssh knows them; None leaves them to ~/.ssh/config.
         python: the interpreter that runs the worker, 3.8 or newer.
         nice: of its jobs, None for the batch's.
+        windows: when other slots or another nice hold; of two at the same time the later one decides.
+        zone: whose wall clock the windows are read on.
+        at_edge: what is done with the jobs above the limit when it falls.
+        owner: how jobs stand back for somebody else.
+        min_free_memory: bytes; with less free memory no job is started there.
     """
 
     name: str
@@ -153,6 +218,21 @@ class Host:
     gateway: str | None = None
     python: str = "python3"
     nice: int | None = None
+    windows: tuple[Window, ...] = ()
+    zone: tzinfo = UTC
+    at_edge: AtEdge = AtEdge.PAUSE
+    owner: Owner = Owner()
+    min_free_memory: int = 0
+
+    @property
+    def calendar(self) -> Calendar:
+        """How many jobs at once, and how nice, at any time; the same one for hosts that differ in nothing."""
+        return _calendar(self.slots, self.nice, self.windows, self.zone)
+
+
+@lru_cache(maxsize=256)
+def _calendar(slots: int, nice: int | None, windows: tuple[Window, ...], zone: tzinfo) -> Calendar:
+    return Calendar(slots, nice, windows, zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +244,13 @@ class Cluster:
         lease: seconds of silence after which head and worker act alone.
         patience: seconds that a run waits for a host when it has none left; None for ten leases.
         source: the cluster file, None where there is none.
+        min_free_space: bytes; with less free space in the home no job is started anywhere.
+        contact: how people at the PCs reach whoever runs the jobs: mail, phone or room; empty for not said.
     """
 
     hosts: tuple[Host, ...]
     lease: float = 60.0
     patience: float | None = None
     source: Path | None = None
+    min_free_space: int = 0
+    contact: str = ""

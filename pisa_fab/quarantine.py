@@ -27,8 +27,9 @@ A host that refuses to start anything rests, however it stands: no slots for som
 and without a limit to how many rest, because a full home stops them all and heals for them all.
 
 A job that takes too long does so on most hosts, and a host that hangs does not eat a batch fast. So a timeout
-is not counted among the failures in a row. But it is evidence when the job then succeeds elsewhere, and it
-fails a probe, because that host is under suspicion for something else already.
+is not counted among the failures in a row, and neither is a job that uses more memory than it may. But it is
+evidence when the job then succeeds elsewhere, and it fails a probe, because that host is under suspicion for
+something else already.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Blame(Enum):
     """To whom a failure is put down, for as long as nothing else is known."""
 
     HOST = "host"
-    TIMEOUT = "timeout"  # to the host, but not among its failures in a row
+    TIMEOUT = "timeout"  # or memory: to the host, but not among its failures in a row
     JOB = "job"  # it failed on another host, too, or was forgiven often enough
     PROVEN = "proven"  # to the host: the job has succeeded elsewhere since
 
@@ -304,7 +305,8 @@ class Quarantine:
             self._on_succeeded(event.job, host)
         elif ending is not Ending.STOPPED:
             self._excuse(event.job, host, now)
-            self._on_failed(event.job, host, Blame.TIMEOUT if ending is Ending.TIMEOUT else Blame.HOST)
+            is_its_own = ending in (Ending.TIMEOUT, Ending.MEMORY)
+            self._on_failed(event.job, host, Blame.TIMEOUT if is_its_own else Blame.HOST)
 
     def apply(self, event: Verdict, now: float) -> None:
         """Take in a verdict, of `decide` or of the journal."""

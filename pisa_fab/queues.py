@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 
 class Queues:
@@ -80,6 +80,28 @@ class Queues:
             job = next(iter(self._last))
             return job, self._last[job]
         return None
+
+    def ahead(self, state: bytearray, waiting: int, most: int) -> Iterator[tuple[int, str]]:
+        """Give the jobs that come next, as `next` does, each once, but no more than `most` that are left.
+
+        Whoever takes one out (`remove`, or another state) may go on with the next.
+        """
+        passed = 0
+        for queue in (self._first, self._last):
+            if queue is self._last:
+                for place in range(self._cursor, len(self.jobs)):
+                    job = self.jobs[place]
+                    if state[job] != waiting or job in self._first or job in self._last or job in self._alone:
+                        continue
+                    yield job, ""
+                    passed += state[job] == waiting
+                    if passed >= most:
+                        return
+            for job, avoid in list(queue.items()):
+                yield job, avoid
+                passed += job in queue
+                if passed >= most:
+                    return
 
     def before(self, job: int, state: bytearray, waiting: int) -> int:
         """Say how many jobs come before this one, which waits; `state` and `waiting` as for `next`."""

@@ -69,3 +69,22 @@ def is_answered(path: Path) -> bool:
     """Say whether the head has removed a request. Raises OSError."""
     # Listing a folder makes an NFS client ask its server; looking at the file alone may not.
     return path not in path.parent.iterdir()
+
+
+class Requests:
+    """What is asked of this head; what it has done stays known, for it may not be possible to remove it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._done: set[Path] = set()  # they are there until the journal is safe
+
+    def new(self) -> Iterator[tuple[Path, Request | None]]:
+        """Give what was not given before."""
+        for path, request in pending(self.layout):
+            if path not in self._done:
+                self._done.add(path)
+                yield path, request
+
+    def answer(self) -> None:
+        """Remove what was given, now that it is safe."""
+        self._done = {path for path in self._done if not remove(path)}

@@ -13,7 +13,10 @@ from typing import Protocol
 
 from pisa_fab.contact import Contact, Trouble
 from pisa_fab.link import Closed, Inbox, Link, Message
-from pisa_fab.model import Host
+from pisa_fab.messages import margin_of
+from pisa_fab.model import Cluster, Host
+
+PATIENCE_LEASES = 10  # how long a run waits for a host when it has none left, if nothing else is said
 
 
 class Links(Protocol):
@@ -134,6 +137,12 @@ class Roster:
         if connection.contact.up and not connection.ready:
             connection.link.abort(reason)
 
+    def send_home(self, is_idle: Callable[[str], bool]) -> None:
+        """Let those workers quit that are to go and have nothing left to do."""
+        for connection in self.leaving:
+            if connection.ready and is_idle(connection.name):
+                connection.link.send([{"op": "quit"}])
+
     def take_back(self, connection: Connection, now: float) -> None:
         """Let a host stay that was to leave."""
         connection.leaving = ""
@@ -204,3 +213,9 @@ class Roster:
         """Close every link."""
         for pool in self.pools:
             pool.close()
+
+
+def patience_of(cluster: Cluster) -> float:
+    """Give how many seconds a run waits for a host when it has none left."""
+    patience = PATIENCE_LEASES * cluster.lease if cluster.patience is None else cluster.patience
+    return max(patience, cluster.lease + margin_of(cluster.lease))

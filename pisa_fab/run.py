@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,10 @@ from pisa_fab.layout import Layout
 from pisa_fab.lock import RunLock
 from pisa_fab.model import Batch, Policy
 from pisa_fab.numbering import Numbering
+from pisa_fab.processes import clock
 from pisa_fab.scheduler import Decision
 from pisa_fab.table import replacing
 from pisa_fab.version import __version__
-from pisa_fab.worker import clock
 
 RECORDS_A_LINE = 1000  # jobs that one line of the journal holds
 
@@ -172,6 +173,14 @@ class Run:
     def beat(self, now: float) -> None:
         """Show other PCs that this head lives; `now` is on the clock of `worker`."""
         self.lock.beat(now)
+
+    def free_space(self) -> int:
+        """Give the bytes that the home has room for. A quota shows only when it is used up."""
+        try:
+            found = os.statvfs(self.layout.root)
+        except OSError:
+            return sys.maxsize
+        return found.f_bavail * found.f_frsize
 
     def publish(self, job: int, attempt: int) -> None:
         """Give an attempt's files the job's own names, unless its worker has done so already."""

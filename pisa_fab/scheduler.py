@@ -9,8 +9,10 @@ a monotonic clock. Every event costs O(1), because a batch may have a million jo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import inf
 
+from pisa_fab.allowance import Horizon
 from pisa_fab.events import (
     AttemptStarted,
     HostCleared,
@@ -22,6 +24,8 @@ from pisa_fab.events import (
 from pisa_fab.ledger import Ledger
 from pisa_fab.states import WAITING
 
+LOOK_AHEAD = 200  # jobs that are looked at when those before them would not end in time
+
 Decision = AttemptStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
 
 
@@ -31,6 +35,9 @@ class Scheduler(Ledger):
     def __init__(self) -> None:
         super().__init__()
         self._draining = False
+        self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
+        self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
+        self.expected: Callable[[int], float | None] = _unknown
 
     def wake_at(self) -> float | None:
         """Say when `decide` may have something new to say though nothing happens."""
@@ -38,6 +45,13 @@ class Scheduler(Ledger):
             return None
         due = [self.doubts.wake_at(), self._quarantine.wake_at()]
         return min((moment for moment in due if moment is not None), default=None)
+
+    def set_horizon(self, host: str, horizon: Horizon) -> None:
+        """Let no job be started on a host that is not expected to end in time; times as for `decide`."""
+        if horizon.falls:
+            self._horizons[host] = horizon
+        else:
+            self._horizons.pop(host, None)
 
     def drain(self) -> None:
         """Let `decide` decide nothing any more."""
@@ -60,20 +74,60 @@ class Scheduler(Ledger):
         for decision in decisions:
             self.apply(decision, now)
         self._set_slots()
-        decisions += self._start_last_chances()
+        decisions += self._start_last_chances(now)
+        decisions += self._start_in_time(now) if self._horizons else self._start_all()
+        return decisions
+
+    def _start_all(self) -> Iterator[AttemptStarted]:
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
             host = self._hosts.pick(found[1])
             if host is None:
                 break
-            decisions.append(self._start(found[0], host))
-        return decisions
+            yield self._start(found[0], host)
+
+    def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
+        """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""
+        too_long = inf  # no host has time for a job that takes so long
+        for job, avoid in self._queues.ahead(self._states.codes, WAITING, LOOK_AHEAD):
+            seconds = self.expected(job)
+            if seconds is not None and seconds >= too_long:
+                continue
+            closed = self._closed_to(seconds, now)
+            host = self._hosts.pick(avoid, closed)
+            if host is not None:
+                self._ends[job] = inf if seconds is None else now + seconds
+                yield self._start(job, host)
+            elif self._hosts.pick(avoid) is None:
+                return
+            elif seconds is not None:
+                too_long = seconds
+
+    def _closed_to(self, seconds: float | None, now: float) -> set[str]:
+        """Name the hosts where a job of so many seconds would not end in time."""
+        return {
+            host for host, horizon in self._horizons.items() if not self._is_time(host, horizon, seconds, now)
+        }
+
+    def _is_time(self, host: str, horizon: Horizon, seconds: float | None, now: float) -> bool:
+        found = self._hosts.by_name.get(host)
+        if found is None or len(found.jobs) >= found.slots:
+            return True  # it is not asked
+        if seconds is None or seconds > horizon.longest:
+            return True
+        for moment, slots in horizon.falls:
+            if now + seconds <= moment:
+                return True
+            others = sum(self._ends.get(job, inf) > moment for job in found.jobs)
+            if others >= slots:
+                return False
+        return True
 
     def _start(self, job: int, host: str) -> AttemptStarted:
         started = AttemptStarted(job, self._states.attempts[job] + 1, host)
         self._on_started(started)
         return started
 
-    def _start_last_chances(self) -> Iterator[AttemptStarted]:
+    def _start_last_chances(self, now: float) -> Iterator[AttemptStarted]:
         """Start the jobs that are given up if they are lost once more, one at most on each host.
 
         One of them may be what took the hosts down, and must not take the others with it.
@@ -83,7 +137,12 @@ class Scheduler(Ledger):
             return
         closed = {started.host for job, started in self.running.items() if self._has_last_chance(job)}
         for job, avoid in waiting:
-            host = self._hosts.pick(avoid, closed)
+            late = self._closed_to(self.expected(job), now) if self._horizons else set()
+            host = self._hosts.pick(avoid, closed | late)
             if host is not None:
                 closed.add(host)
                 yield self._start(job, host)
+
+
+def _unknown(job: int) -> None:
+    """Expect nothing of a job."""

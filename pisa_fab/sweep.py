@@ -230,6 +230,13 @@ def names_in(template: str) -> list[str]:
     return [match[2] for match in _TEMPLATE.finditer(template) if match[2]]
 
 
+def rendered(template: str, values: Mapping[str, str | None]) -> str:
+    """Fill the values of variables into a template; one that is missing gives nothing."""
+    return _TEMPLATE.sub(
+        lambda match: f"{{{match[1]}}}" if match[1] else values.get(match[2]) or "", template
+    )
+
+
 def escaped(text: str) -> str:
     """Give the template that renders to this text."""
     return _TEMPLATE.sub(r"{\g<0>}", text)

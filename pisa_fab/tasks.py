@@ -29,7 +29,7 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, PisaError, UsageError
 if TYPE_CHECKING:
     from pisa_fab.api import Batch, Pool
 
-__all__ = ["cancel", "check", "collect", "dryrun", "init", "logs", "status", "submit"]
+__all__ = ["cancel", "check", "collect", "dryrun", "here", "hosts", "init", "logs", "status", "submit"]
 
 DEFAULTS = ("jobs", "cluster", "slots", "notify")  # keys below `pisa:` in Invoke's configuration
 P = ParamSpec("P")
@@ -161,6 +161,12 @@ def the_batch(c: Context, jobs: str) -> Batch:
     return commands.load_batch(jobs or configured(c, "jobs"))
 
 
+def batch_if_any(c: Context, jobs: str) -> Batch | None:
+    """Give the batch of the jobs file that is named, or configured, or here; None if there is none."""
+    named = jobs or configured(c, "jobs")
+    return commands.load_batch(named) if named or Path(commands.DEFAULT_JOBS).exists() else None
+
+
 def the_pool(c: Context, connections: Sequence[Any], batch: Batch | None, cluster: str, slots: int) -> Pool:
     """Give the pool for a batch; None stands for the current folder. Raises PisaError."""
     file = commands.find_cluster(batch, cluster, configured(c, "cluster"))
@@ -280,6 +286,28 @@ def status(
     return commands.watch(batch) if watch else commands.status(batch, job=job, as_json=json, failed=failed)
 
 
+@pisa_task(help={"jobs": JOBS, "cluster": CLUSTER, "json": "one JSON object"})
+def hosts(
+    c: Context, connections: Sequence[Any], jobs: str = "", cluster: str = "", json: bool = False
+) -> int:
+    """Show what each host may run now, why, and when that changes."""
+    batch = batch_if_any(c, jobs)
+    return commands.hosts(the_pool(c, connections, batch, cluster, 0), batch, as_json=json)
+
+
+@pisa_task(
+    help={
+        "stop": "end your jobs on this PC, and let none begin here",
+        "start": "let your jobs run here again",
+    }
+)
+def here(c: Context, connections: Sequence[Any], stop: bool = False, start: bool = False) -> int:
+    """Show whose jobs run on this PC, how to ask, and how to stop them here."""
+    if stop and start:
+        raise UsageError("--stop and --start cannot both be given")
+    return commands.here(stop=stop, start=start)
+
+
 @pisa_task(
     positional=["job"],
     help={
@@ -340,8 +368,7 @@ def check(
     json: bool = False,
 ) -> int:
     """Say of every host whether it can do the work, and if not, why and what helps."""
-    named = jobs or configured(c, "jobs")
-    batch = commands.load_batch(named) if named or Path(commands.DEFAULT_JOBS).exists() else None
+    batch = batch_if_any(c, jobs)
     pool = the_pool(c, connections, batch, cluster, 0)
     return commands.check(pool, batch, accept_new=accept_new, install_key=install_key, as_json=json)
 

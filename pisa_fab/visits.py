@@ -30,7 +30,7 @@ from pisa_fab.link import (
 )
 from pisa_fab.model import Host
 from pisa_fab.names import listed
-from pisa_fab.worker import clock
+from pisa_fab.processes import clock
 
 BUSY_WAIT = (0.3, 1.2)  # seconds before a host is called again whose SSH server refuses for the moment
 TELL_AFTER = 4.0  # seconds after which the person is told whom we are waiting for, and again

@@ -1,7 +1,8 @@
 """The program on the host: it starts jobs, watches them, reports how they ended, and leaves nothing behind.
 
-One file, standard library only, Python 3.8 or newer: the head sends this source over the SSH channel and it
-is run from there, so that nothing has to be installed on a host and both ends always have the same version.
+Standard library only, Python 3.8 or newer: the head sends this source, and those of the modules that it
+imports (`link.BAGGAGE`), over the SSH channel and it is run from there, so that nothing has to be installed
+on a host and both ends always have the same version.
 It decides nothing about a batch: which job runs where and whose result counts is the head's business. It
 knows no file names of the run directory: they come with each message.
 
@@ -15,7 +16,11 @@ The conversation is one JSON object a line. From the head:
              env, folders: of the attempts' files and of published outputs (out, err); lease, grace and
              lease_grace (seconds: between SIGTERM and SIGKILL of a job, by order and when the lease is over);
              place (a folder on the host's own disk, or null), digest (of this source), epoch (how many heads
-             the run directory has had), mark (tells jobs of this run on this host from all others)
+             the run directory has had), mark (tells jobs of this run on this host from all others), memory
+             (bytes that a job may use, or null), note (a file for people at the PC, or null), facts (for it),
+             title (of our processes, for the same people), bounds (the first message of that kind)
+    bounds   phases: [[in seconds, slots, nice], ...], the first in 0 seconds; at_edge and owner: what to do
+             with jobs that are too many, and when somebody else needs the PC (the rules of `presence`)
     run      job, attempt, argv, env, timeout (seconds or null), the names of two files, out and err: `files`
              while it runs, `published` when it counts
     ack      ids: [[job, attempt, publish], ...]: these results are in the journal
@@ -23,8 +28,10 @@ The conversation is one JSON object a line. From the head:
     stop     end every running job, or with ids: [[job, attempt], ...] these alone
     quit     end every running job and leave
 
-From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, attempt], ...]), `unusable`
-(reason) or `superseded`, once; `ended` (job, attempt, outcome), again in every new conversation until it is
+From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, attempt], ...], state),
+`unusable` (reason) or `superseded`, once; `state` (busy: who else needs the PC; full: why nothing new may be
+started; paused: [[job, attempt], ...]), also in `ready`, whenever that changes; `unusable` again when its
+user stops it at the PC; `ended` (job, attempt, outcome), again in every new conversation until it is
 acknowledged; `published` (ids, with the next message); `ping` (at); `notice` (text for the person); `bye`,
 the last one. Nothing here ever blocks on the head: what it does not read is kept.
 
@@ -48,50 +55,68 @@ such as a relay whose conversation was dropped, ends with UNKNOWN.
 
 from __future__ import annotations
 
-import _socket  # `socket` itself takes four times as long to import, on every host at every start
 import errno
-import fcntl
 import json
 import os
 import platform
 import select
 import shutil
 import signal
-import stat
 import struct
 import sys
 import time
 
+from pisa_fab.bounds import REQUEUE, Bounds, measures
+from pisa_fab.execution import Attempt
+from pisa_fab.lease import Lease
+from pisa_fab.notes import Note, name_process, remove_notes, stop_order
+from pisa_fab.place import (
+    MESSAGE_BYTES,
+    UNKNOWN,
+    NotVisibleError,
+    Place,
+    SupersededError,
+    UnusableError,
+    Visit,
+    Wire,
+    claim,
+    end_strays,
+    hear,
+    line_of,
+    tell,
+)
+from pisa_fab.presence import Presence
+from pisa_fab.processes import (
+    MARK,
+    adopt_orphans,
+    children,
+    clock,
+    descendants,
+    end_descendants,
+    kill_all,
+    mark_of,
+    send,
+)
+from pisa_fab.restraint import Confinement, stand_back, stray_sessions
+
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
+    import _socket
     import resource
-    from typing import Any, Callable
+    from typing import Any
 
-MARK = "PISA_MARK"  # the variable in the environment of a job's processes that says whose they are
-PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 SWEPT = 75  # exit status of a guardian whose worker was killed: its jobs have been ended
-UNKNOWN = 76  # exit status of a process that cannot say whether the worker has ended
 MARKER = "pisa_fab worker"  # the head skips everything before this and the token behind it
-SOCKET = "socket"  # its name in the worker's place
-TAIL_BYTES = 4096
-TAIL_LINES = 8
-MESSAGE_BYTES = 1 << 20  # the most that is read at once
 FAREWELL_PATIENCE = 5.0  # seconds that a head may take to read the last words
 VISIBLE_PATIENCE = 5.0  # seconds for a new file to show on a network home
 VISIBLE_INTERVAL = 0.2
-KNOCK_PATIENCE = 5.0  # seconds that an earlier worker may take to answer before it counts as frozen
-KNOCK_SHARE = 0.25  # of a lease; no longer than that, for its jobs must have ended before they run elsewhere
-CLAIM_PATIENCE = 15.0  # seconds, beside the grace of its jobs, that an earlier worker may take to end
-CLAIM_INTERVAL = 0.02
-STRAY_PATIENCE = 10.0  # seconds for killed processes of an earlier worker to end
-PINGS_PER_LEASE = 8
 LONGEST_WAIT = 1.0  # seconds; select counts no time asleep, so a suspended machine is noticed this much later
-KILL_INTERVAL = 1.0  # seconds between two attempts to kill what does not end
-HOLD_PATIENCE = 2.0  # seconds that processes may take to stand still before they are killed
-HOLD_INTERVAL = 0.005  # seconds between two looks whether they do
+LOOK_INTERVAL = 1.0  # seconds between two looks at other people, and at the memory of jobs
+IDLE_INTERVAL = 5.0  # the same while nothing runs and nobody's coming changes that
+OUTSIDE = "no more may run at this hour"
+IGNORE = "ignore"  # the rule for a PC that nobody else uses
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
-CALLERS = 8  # connections to the place that may be silent; then the oldest is dropped
 SLICE_NANOSECONDS = 100_000_000  # the longest that Linux grants
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # numbers of a system call that Python does not wrap
 # The host, not the job, is why a process was not started.
@@ -107,11 +132,6 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-
-
-def clock() -> float:
-    """Give seconds on a monotonic clock that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def take_long_slices() -> None:
@@ -133,599 +153,8 @@ def take_long_slices() -> None:
     ctypes.CDLL(None).syscall(call, 0, attributes, 0)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of every process below this one that loses its own. Does nothing but on Linux."""
-    import ctypes
-
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except AttributeError:
-        return
-
-
-# -- other processes -----------------------------------------------------------------------------------------
-
-
-def listed(folder: str) -> list[int]:
-    """Give the numbers among the names in a folder of /proc, none if it is not there."""
-    try:
-        return [int(name) for name in os.listdir(folder) if name.isdigit()]
-    except OSError:
-        return []
-
-
-def processes() -> list[int]:
-    """Give all processes that can be seen, none where there is no /proc."""
-    return listed("/proc")
-
-
-def children(parent: int) -> list[int]:
-    """Give the processes whose parent this one is, those that have ended and not been waited for included."""
-    found: list[int] = []
-    for task in listed(f"/proc/{parent}/task"):
-        try:
-            with open(f"/proc/{parent}/task/{task}/children", "rb") as file:
-                found += [int(pid) for pid in file.read().split()]
-        except OSError:
-            if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
-                return children_by_parent(parent)  # a kernel without that file
-    return found
-
-
-def children_by_parent(parent: int) -> list[int]:
-    """Give the same, from what every process says of itself."""
-    return [pid for pid in processes() if parent_of(pid) == parent]
-
-
-def descendants(*roots: int) -> list[int]:
-    """Give the children of these processes, their children, and so on."""
-    found: dict[int, None] = {}
-    pending = list(roots)
-    while pending:
-        for pid in children(pending.pop()):
-            if pid not in found:
-                found[pid] = None
-                pending.append(pid)
-    return list(found)
-
-
-def parent_of(pid: int) -> int:
-    """Give a process's parent, 0 if it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def mark_of(pid: int) -> str:
-    """Give the mark in a process's environment, "" if it has none or has ended."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            variables = file.read().split(b"\0")
-    except OSError:
-        return ""
-    sign = MARK.encode("ascii") + b"="
-    return next(
-        (text[len(sign) :].decode("ascii", "replace") for text in variables if text.startswith(sign)), ""
-    )
-
-
-def send(pid: int, number: int) -> None:
-    """Send a process a signal, or the group of -pid, if it is still there and we may."""
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass  # gone already, or a set-user-id program
-
-
-def kill_all(find: Callable[[], list[int]]) -> bool:
-    """Kill what `find` gives, and say whether it gave anything.
-
-    All are stopped before the first is killed, and looked for until nothing new is found: so what they start
-    meanwhile is found below them, and a fork bomb cannot outrun this. A process that was in the middle of a
-    fork when it was told to stop still makes that child: so the last look comes when all stand still.
-    """
-    held: set[int] = set()
-    patience = clock() + HOLD_PATIENCE
-    while True:
-        are_still = all(map(is_still, held))
-        new = set(find()) - held
-        if not new and (are_still or clock() >= patience):
-            break
-        for pid in new:
-            send(pid, signal.SIGSTOP)
-        held |= new
-        if not new:
-            time.sleep(HOLD_INTERVAL)
-        elif clock() >= patience:
-            break
-    for pid in held:
-        send(pid, signal.SIGKILL)
-    return bool(held)
-
-
-def is_still(pid: int) -> bool:
-    """Say whether a process runs no more: it is stopped, has ended, or waits for a device."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("R", "S")
-    except OSError:
-        return True
-
-
-def end_descendants() -> None:
-    """Kill everything below this process, and wait until it has ended."""
-    while True:
-        kill_all(lambda: descendants(os.getpid()))  # what these leave becomes ours, and is next
-        try:
-            os.wait()
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return
-
-
-def end_strays(mark: str) -> None:
-    """Kill every process of this run that an earlier worker has left. Raises UnusableError."""
-
-    def strays() -> list[int]:
-        marked = [pid for pid in processes() if mark_of(pid).startswith(mark + "/")]
-        return marked + descendants(*marked)
-
-    patience = clock() + STRAY_PATIENCE
-    while kill_all(strays):
-        if clock() >= patience:
-            pids = " ".join(str(pid) for pid in strays())
-            raise UnusableError(f"jobs of an earlier worker of this run do not end (processes {pids})")
-        time.sleep(CLAIM_INTERVAL)
-
-
-class UnusableError(Exception):
-    """The host cannot do the work; the message says why."""
-
-
-class NotVisibleError(UnusableError):
-    """Something is not there that a network home may show in a moment."""
-
-
-# -- the lease -----------------------------------------------------------------------------------------------
-
-
-class Lease:
-    """Until when the worker may go on without the head. Pure: the times are given, of the worker's own clock.
-
-    Attributes:
-        seconds: how long an answer is good for, counted from when that was sent which it answers.
-        ends_at: when it is over.
-        next_ping: when to ask the head again.
-    """
-
-    def __init__(self, began: float, seconds: float) -> None:
-        self.seconds = seconds
-        self.ends_at = began + seconds
-        self.next_ping = began
-
-    def resize(self, now: float, seconds: float) -> None:
-        """Go on with another length. It never ends later than it would have, until the head has answered."""
-        self.ends_at = min(self.ends_at, now + seconds)
-        self.seconds = seconds
-        self.next_ping = now
-
-    def answered(self, at: float) -> None:
-        """Take note that the head has answered what was sent at that time."""
-        self.ends_at = max(self.ends_at, at + self.seconds)
-
-    def is_over(self, now: float) -> bool:
-        """Say whether the jobs have to be ended."""
-        return now >= self.ends_at
-
-    def ping_due(self, now: float) -> bool:
-        """Say whether to ask the head again."""
-        return now >= self.next_ping
-
-    def pinged(self, now: float) -> None:
-        """Take note that the head is asked now."""
-        self.next_ping = now + self.seconds / PINGS_PER_LEASE
-
-
-# -- the ends of a conversation ------------------------------------------------------------------------------
-
-
-class Wire:
-    """One conversation with a head: its two descriptors, and what has not been acted on or written yet.
-
-    Attributes:
-        relay: the connection to the process that brought it, None if the guardian is the one.
-        is_set_up: `ready` has been said.
-    """
-
-    def __init__(self, source: int, sink: int, data: bytes, relay: _socket.socket | None = None) -> None:
-        self.source = source
-        self.sink = sink
-        self.incoming = data
-        self.outgoing = bytearray()
-        self.relay = relay
-        self.is_set_up = False
-        os.set_blocking(source, False)
-        os.set_blocking(sink, False)
-
-    def read(self) -> bool:
-        """Read what has come; False at the end."""
-        try:
-            data = os.read(self.source, MESSAGE_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        self.incoming += data
-        return bool(data)
-
-    def messages(self) -> list[dict[str, Any]]:
-        """Take the messages that have come as a whole."""
-        *lines, self.incoming = self.incoming.split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def put(self, message: dict[str, Any]) -> None:
-        """Have a message written."""
-        self.outgoing += line_of(message)
-
-    def flush(self) -> bool:
-        """Write as much as the pipe takes; False if nobody listens any more."""
-        if self.outgoing:
-            try:
-                del self.outgoing[: os.write(self.sink, self.outgoing)]
-            except BlockingIOError:
-                pass
-            except OSError:
-                return False
-        return True
-
-    def drop(self) -> None:
-        """Close it, and tell the relay that this worker has nothing to do with it any more."""
-        os.close(self.source)
-        os.close(self.sink)
-        if self.relay is not None:
-            tell(self.relay, "dropped")
-            self.relay.close()
-
-
-def line_of(message: dict[str, Any]) -> bytes:
-    """Give a message as a line of the conversation."""
-    return json.dumps(message).encode("ascii") + b"\n"
-
-
-def tell(connection: _socket.socket, text: str, *descriptors: int) -> bool:
-    """Send a text, and descriptors, over the socket of a place; False if nobody takes it now."""
-    packed = struct.pack(f"{len(descriptors)}i", *descriptors)
-    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if descriptors else []
-    try:
-        connection.sendmsg([text.encode("ascii")], rights)
-    except (BlockingIOError, ConnectionError):
-        return False
-    return True
-
-
-def hear(connection: _socket.socket) -> tuple[str, list[int]]:
-    """Receive what `tell` sent; "" when the other end has gone."""
-    room = _socket.CMSG_SPACE(2 * struct.calcsize("i"))
-    data, ancillary, _, _ = connection.recvmsg(MESSAGE_BYTES, room, _socket.MSG_CMSG_CLOEXEC)
-    descriptors: list[int] = []
-    for level, kind, packed in ancillary:
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-            count = len(packed) // struct.calcsize("i")
-            descriptors += struct.unpack(f"{count}i", packed[: count * struct.calcsize("i")])
-    return data.decode("ascii", "replace"), descriptors
-
-
-def peer_of(connection: _socket.socket) -> tuple[int, int]:
-    """Give process and user at the other end; that of a listening socket is who made it listen."""
-    packed = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, user, _ = struct.unpack("3i", packed)
-    return pid, user
-
-
-# -- where a worker is found again ---------------------------------------------------------------------------
-
-
-class Place:
-    """A folder on the host's own disk that is locked by the worker it belongs to, with a socket in it.
-
-    The folder itself is what is locked. So nobody can take a lock in a folder that its owner is removing, and
-    systemd-tmpfiles, which spares locked folders, leaves it alone.
-    """
-
-    def __init__(self, path: str) -> None:
-        """Make the folder if it is not there, and open it.
-
-        Raises UnusableError, and FileNotFoundError if its owner removes it at this moment.
-        """
-        self.path = path
-        self.listener: _socket.socket | None = None
-        self.callers: list[_socket.socket] = []
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise UnusableError(f"cannot make {path}: {error.strerror}") from error
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise UnusableError(f"{path} is there, and not a folder of this user that no other can enter")
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-    def lock(self) -> bool:
-        """Try to become its owner."""
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return self.is_there()
-
-    def is_there(self) -> bool:
-        """Say whether its path still leads to it."""
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
-        except FileNotFoundError:
-            return False
-
-    def owner(self) -> int:
-        """Give the process that has locked it, 0 if that is not known."""
-        inode = str(os.fstat(self.descriptor).st_ino)
-        try:
-            with open("/proc/locks") as file:
-                fields = [line.split() for line in file]
-        except OSError:
-            return 0
-        return next((int(f[4]) for f in fields if f[1] == "FLOCK" and f[5].split(":")[-1] == inode), 0)
-
-    def listen(self) -> None:
-        """Let others find this process. Raises OSError."""
-        self.unlink()
-        self.listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        path = os.path.join(self.path, SOCKET)
-        self.listener.bind(path)
-        os.chmod(path, 0o600)
-        self.listener.listen(CALLERS)
-        self.listener.setblocking(False)
-
-    def accept(self) -> None:
-        """Let a caller in; what it has to say may take its time."""
-        assert self.listener is not None
-        try:
-            descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]  # not in the stubs
-        except (BlockingIOError, ConnectionError):
-            return
-        caller = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
-        caller.setblocking(False)
-        if peer_of(caller)[1] != os.geteuid():
-            caller.close()
-            return
-        self.callers.append(caller)
-        if len(self.callers) > CALLERS:
-            self.callers.pop(0).close()
-
-    def close(self) -> None:
-        """Take nobody in any more."""
-        if self.listener is not None:
-            self.unlink()
-            for connection in [self.listener, *self.callers]:
-                connection.close()
-        self.listener, self.callers = None, []
-
-    def unlink(self) -> None:
-        """Remove the socket."""
-        try:
-            os.unlink(SOCKET, dir_fd=self.descriptor)
-        except FileNotFoundError:
-            pass
-
-    def remove(self) -> None:
-        """Leave nothing of it: the last act of its owner."""
-        try:
-            self.unlink()
-            if self.is_there():
-                os.rmdir(self.path)
-        except OSError:
-            pass  # the next owner finds it empty, or not locked
-
-
-class Visit:
-    """A newcomer in front of a place that is locked: hands its conversation over, and relays how it ends."""
-
-    def __init__(self, setup: dict[str, Any], data: bytes, source: int, sink: int) -> None:
-        hello = {"digest": setup["digest"], "epoch": setup["epoch"], "data": data.decode("ascii")}
-        self.hello = json.dumps(hello)
-        self.descriptors = (source, sink)
-        self.path = os.path.join(setup["place"], SOCKET)
-        self.patience = min(KNOCK_PATIENCE, KNOCK_SHARE * setup["lease"])
-        self.connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self.status: list[int] = []
-
-    def knock(self) -> str:
-        """Offer the conversation to whoever listens; give the answer, "" if nobody does.
-
-        One that does not answer is frozen. It is killed, for it would go on where it was; its guardian then
-        ends its jobs, and is woken in case it is frozen as well.
-        """
-        self.connection.close()
-        self.connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        self.connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 2 * MESSAGE_BYTES)
-        self.connection.settimeout(self.patience)
-        try:
-            self.connection.connect(self.path)
-            pid, user = peer_of(self.connection)
-            if user != os.geteuid():
-                raise UnusableError(f"{self.path} belongs to another user")
-            if not tell(self.connection, self.hello, *self.descriptors):
-                return ""
-            answer, self.status = hear(self.connection)
-        except _socket.timeout:
-            send(pid, signal.SIGKILL)
-            return "frozen"
-        except (FileNotFoundError, ConnectionError, BlockingIOError):
-            return ""  # it is just starting, or just leaving
-        return answer
-
-    def relay(self) -> int:
-        """Wait until the worker that has taken the conversation drops it or ends; give the exit status.
-
-        A connection that says "dropped" goes before a status: that belongs to a later conversation.
-        """
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.connection.settimeout(None)
-        waiting: list[Any] = [self.connection, *self.status]
-        while waiting:
-            readable, _, _ = select.select(waiting, [], [])
-            if self.connection in readable:
-                if hear_last(self.connection) == "dropped":
-                    return UNKNOWN
-                waiting.remove(self.connection)
-            elif readable:
-                status = os.read(readable[0], 1)
-                if status:
-                    return status[0]
-                waiting.remove(readable[0])  # the guardian is gone; the worker is still there
-        return UNKNOWN
-
-
-def hear_last(connection: _socket.socket) -> str:
-    """Receive a text, or "" where the other end is gone in any way."""
-    try:
-        return hear(connection)[0]
-    except ConnectionError:
-        return ""
-
-
-def claim(path: str, grace: float, visit: Visit) -> Place | None:
-    """Become the owner of a place, or have its owner take the visit's conversation: then give None.
-
-    Raises UnusableError, and SupersededError if the owner has met a later head.
-    """
-    deadline = clock() + grace + CLAIM_PATIENCE
-    while True:
-        try:
-            place = Place(path)
-        except FileNotFoundError:
-            continue
-        if place.lock():
-            return place
-        answer = visit.knock()
-        owner = place.owner()
-        os.close(place.descriptor)
-        if answer == "taken":
-            return None
-        if answer == "superseded":
-            raise SupersededError
-        if answer == "frozen":
-            send(owner, signal.SIGCONT)
-        if clock() >= deadline:
-            raise UnusableError(f"an earlier worker of this run does not end (process {owner})")
-        time.sleep(CLAIM_INTERVAL)
-
-
-class SupersededError(Exception):
-    """The worker on this host has met a later head than the one that speaks here."""
-
-
-# -- jobs ----------------------------------------------------------------------------------------------------
-
-
 class RefusedError(Exception):
     """The host cannot start anything at the moment; the message says why."""
-
-
-class Attempt:
-    """One execution of a job: its process, its files, and how it is being ended, if it is.
-
-    Attributes:
-        out, err: names of its files in the attempts' folder.
-        mark: what the environment of all its processes holds, by which they are told from other jobs'.
-        ended: what the head was told of its end, until it has acknowledged it.
-    """
-
-    def __init__(self, message: dict[str, Any], mark: str) -> None:
-        self.job: int = message["job"]
-        self.number: int = message["attempt"]
-        self.argv: list[str] = message["argv"]
-        self.env: dict[str, str] = message["env"]
-        self.timeout: float | None = message["timeout"]
-        self.out, self.err = message["files"]
-        self.published_out, self.published_err = message["published"]
-        self.mark = f"{mark}/{self.job}.{self.number}"
-        self.pid = 0
-        self.began = clock()
-        self.ending = ""  # "timeout" or "stopped" once it is being ended
-        self.kill_at = 0.0  # when SIGTERM has had its time, or SIGKILL is to be sent again
-        self.is_killed = False
-        self.ended: dict[str, Any] = {}
-
-    @property
-    def id(self) -> tuple[int, int]:
-        """Job and attempt number, by which the head knows it."""
-        return (self.job, self.number)
-
-    def deadline(self) -> float | None:
-        """Give the time at which something has to be done about it, None for never."""
-        if self.ending:
-            return self.kill_at
-        return None if self.timeout is None else self.began + self.timeout
-
-    def processes(self) -> list[int]:
-        """Give all that it has started, as far as that can be told.
-
-        What lost its parent is a child of ours, and has the mark. What has cleared its environment as well
-        is swept up when no job runs that it may belong to.
-        """
-        own = [pid for pid in children(os.getpid()) if pid == self.pid or mark_of(pid) == self.mark]
-        return own + descendants(*own)
-
-    def signal(self, *numbers: int) -> None:
-        """Send signals to all that it has started: each process gets each of them once."""
-        outside = [pid for pid in self.processes() if group_of(pid) not in (self.pid, None)]
-        for number in numbers:
-            send(-self.pid, number)
-            for pid in outside:
-                send(pid, number)
-
-    def end(self, why: str, kill_at: float) -> None:
-        """Ask it to end, and note when to stop asking; the earliest such time holds."""
-        if self.is_killed:
-            return
-        if self.ending:
-            self.kill_at = min(self.kill_at, kill_at)
-            return
-        self.ending = why
-        self.kill_at = kill_at
-        if clock() < kill_at:
-            self.signal(signal.SIGTERM, signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Kill all that it has started; once more after a moment if it is still there."""
-        self.is_killed = True
-        kill_all(self.processes)
-        send(-self.pid, signal.SIGKILL)
-        self.kill_at = clock() + KILL_INTERVAL
-
-    def tail(self, folder: int) -> str:
-        """Give the last lines of its standard error, a file in that folder."""
-        try:
-            with open(os.open(self.err, os.O_RDONLY, dir_fd=folder), "rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - TAIL_BYTES))
-                text = file.read().decode("utf-8", "replace")
-        except OSError as error:
-            return f"(its standard error cannot be read: {error.strerror})"
-        return "\n".join(text.rstrip().splitlines()[-TAIL_LINES:])
-
-
-def group_of(pid: int) -> int | None:
-    """Give a process's group, None if it has ended."""
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
 
 
 class Worker:
@@ -754,6 +183,17 @@ class Worker:
         self.has_unmarked = False  # whether there are processes that cannot be told whose they are
         self.sweeps = 0  # how often to look at them again
         self.sweep_at = 0.0
+        self.bounds = Bounds(0.0, [(0.0, 1, 0)], "finish")
+        self.presence: Presence | None = None  # once set up
+        self.owner: dict[str, Any] = {}  # the rules of `presence`
+        self.busy_since: float | None = None  # since when somebody else needs this PC
+        self.confinement: Confinement | None = None  # if jobs have a memory limit
+        self.note: Note | None = None
+        self.complained = ""  # of the note, to the head
+        self.nice = 0  # of the worker; jobs may stand back further
+        self.looked_at = self.look_at = 0.0
+        self.regulated_at = 0.0
+        self.told: tuple[object, ...] = ()  # what the head knows of busy, full and paused
         self.told_to_leave = False  # by a signal
         self.leaving = False
 
@@ -778,6 +218,7 @@ class Worker:
             self.attend_door(readable)
             self.attend_set_up()
             self.enforce()
+            self.look_around()
             if self.wire is not None and not self.wire.flush():
                 self.detach()
         self.say_farewell()
@@ -806,6 +247,8 @@ class Worker:
             due.append(self.lease.ends_at)
             due.append(self.lease.next_ping if self.wire is not None and self.wire.is_set_up else None)
             due.append(self.set_up_at if self.setup is not None else None)
+            if self.presence is not None:
+                due += [self.look_at, self.bounds.change_after(self.regulated_at)]
         known = [moment - clock() for moment in due if moment is not None]
         if self.running:
             known.append(LONGEST_WAIT)
@@ -884,6 +327,9 @@ class Worker:
             self.stop(message.get("ids"))
         elif op == "quit":
             self.leave(clock() + self.grace)
+        elif op == "bounds":
+            self.take_bounds(message)
+            self.regulate(clock())
         elif op == "setup":
             self.setup = message
             self.set_up_at = clock()
@@ -978,7 +424,10 @@ class Worker:
             return
         self.setup = None
         self.adjust(setup)
-        self.announce()
+        self.look(now)
+        self.regulate(now)
+        if not self.leaving:
+            self.announce()
 
     def inspect(self, setup: dict[str, Any]) -> None:
         """Raise UnusableError unless workdir, run directory and venv are what the head sees."""
@@ -1020,10 +469,17 @@ class Worker:
         current = os.getpriority(os.PRIO_PROCESS, 0)
         if setup["nice"] > current:
             os.setpriority(os.PRIO_PROCESS, 0, setup["nice"])
-        if setup["nice"] > 0:
+        self.nice = max(current, setup["nice"])
+        if self.nice > 0:
             take_long_slices()
+        stand_back(self.nice)
         self.environment = environment_of_jobs(setup)
         self.programs = {}
+        self.take_bounds(setup["bounds"])
+        self.confinement = Confinement(setup["memory"]) if setup["memory"] is not None else None
+        if setup["note"] is not None:
+            self.note = self.note or Note(setup["note"], setup["facts"])
+            self.note.update(setup["facts"])
 
     def announce(self) -> None:
         """Tell the head what there is, and again what it has not acknowledged."""
@@ -1039,11 +495,103 @@ class Worker:
                 "machine": machine(),
                 "resumed": self.wire.relay is not None,
                 "holds": [attempt.id for attempt in held],
+                "state": self.state(),
             }
         )
         self.wire.is_set_up = True
         for attempt in self.reported.values():
             self.say(attempt.ended)
+
+    # -- other people ---------------------------------------------------------------------------------------
+
+    def take_bounds(self, message: dict[str, Any]) -> None:
+        """Take over how many jobs may run and when, and what other people may expect."""
+        self.bounds = Bounds(clock(), message["phases"], message["at_edge"])
+        self.owner = message["owner"]
+        if self.presence is None:
+            self.presence = Presence(self.owner)
+        else:
+            self.presence.adjust(self.owner)
+
+    def look_around(self) -> None:
+        """Look who else needs this PC, about once a second, and let jobs stand still or go on."""
+        if self.presence is None or self.leaving:
+            return
+        now = clock()
+        change = self.bounds.change_after(self.regulated_at)
+        if now >= self.look_at:
+            self.look(now)
+            self.regulate(now)
+        elif change is not None and now >= change:
+            self.regulate(now)
+
+    def look(self, now: float) -> None:
+        """Look at the machine and at what the jobs use; leave if the user said so at this PC."""
+        assert self.presence is not None
+        self.looked_at = now
+        is_watchful = self.running or self.owner["policy"] != IGNORE
+        self.look_at = now + (LOOK_INTERVAL if is_watchful else IDLE_INTERVAL)
+        guardian = os.getppid()
+        jobs = descendants(os.getpid())
+        self.presence.look(now, [os.getpid(), *([guardian] if guardian > 1 else []), *jobs])
+        self.busy_since = (self.busy_since or now) if self.presence.busy else None
+        stray_sessions([os.getpid(), *jobs], self.nice)
+        if self.confinement is not None:
+            for attempt in self.running.values():
+                if not attempt.is_killed and self.confinement.is_over(attempt.processes()):
+                    attempt.ending = "memory"
+                    attempt.kill()
+        folder = os.path.dirname(self.note.wanted) if self.note is not None else ""
+        order = stop_order(os.geteuid(), folder) if folder else ""
+        if order:
+            self.say({"op": "unusable", "reason": order})
+            self.leave(now + self.grace)
+
+    def regulate(self, now: float) -> None:
+        """Let no more jobs run than may, none while somebody else needs this PC, and as many as may."""
+        if self.presence is None or self.leaving:
+            return
+        self.regulated_at = now
+        slots, nice = self.bounds.at(now)
+        attempts = [attempt for attempt in self.running.values() if not attempt.ending]
+        stand = [attempt.paused_at is not None for attempt in attempts]
+        busy, owner = bool(self.presence.busy), self.owner["policy"]
+        if self.busy_since is not None and now >= self.busy_since + self.owner["give_back"]:
+            owner = REQUEUE
+        steps = measures(stand, slots, self.bounds.at_edge, busy=busy, owner=owner)
+        for place in steps.end:
+            attempts[place].end("stopped", now + self.grace)
+        for place in steps.go_on:
+            attempts[place].go_on(now)
+        for place in steps.pause:
+            attempts[place].pause(now)
+        for attempt in attempts:
+            if attempt.paused_at is not None:
+                attempt.pause(now)  # what was just being started
+            elif nice > attempt.nice:
+                attempt.stand_back(nice)
+        self.tell_state(now)
+
+    def state(self) -> dict[str, Any]:
+        """Give what the head has to know of other people and of what stands still."""
+        assert self.presence is not None
+        paused = [attempt.id for attempt in self.running.values() if attempt.paused_at is not None]
+        self.told = (bool(self.presence.busy), bool(self.presence.full), *paused)
+        return {"busy": self.presence.busy, "full": self.presence.full, "paused": paused}
+
+    def tell_state(self, now: float) -> None:
+        """Tell the head and the note what has changed."""
+        before = self.told
+        state = self.state()
+        if self.wire is not None and self.wire.is_set_up and self.told != before:
+            self.say({"op": "state", **state})
+        if self.note is not None:
+            paused = len(state["paused"])
+            why = state["busy"] or state["full"] or (OUTSIDE if paused else "")
+            self.note.say(len(self.running) - paused, paused, self.bounds.at(now)[0], why, time.time())
+            if self.note.trouble and self.note.trouble != self.complained:
+                self.say({"op": "notice", "text": self.note.trouble})
+            self.complained = self.note.trouble
 
     # -- jobs -----------------------------------------------------------------------------------------------
 
@@ -1053,6 +601,10 @@ class Worker:
             return  # said twice
         if self.leaving or self.lease.is_over(clock()):
             self.report(attempt, "refused", tail="not started: the worker is leaving")
+            return
+        assert self.presence is not None
+        if self.presence.busy or not self.bounds.at(clock())[0]:
+            self.report(attempt, "stopped", tail="not started: nothing may run here at the moment")
             return
         complaint = f"cannot start {attempt.argv[0]}: "
         try:
@@ -1066,6 +618,12 @@ class Worker:
             self.report(attempt, "not started", tail=complaint + str(error))
         else:
             self.running[attempt.pid] = attempt
+            self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
+            if self.confinement is not None:
+                self.confinement.confine(attempt.pid)
+            nice = self.bounds.at(attempt.began)[1]
+            if nice > self.nice:
+                attempt.stand_back(nice)
 
     def execute(self, attempt: Attempt) -> int:
         """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""
@@ -1083,7 +641,10 @@ class Worker:
                 os.close(file)
 
     def spawn(self, attempt: Attempt, out: int, err: int) -> int:
-        """Start the process in a session of its own and give its pid."""
+        """Start the process in a group of its own and give its pid.
+
+        Not in a session: what Linux calls an autogroup is made for each, with a full share of the processor.
+        """
         environment = dict(self.environment)
         environment.update(attempt.env)
         environment[MARK] = attempt.mark
@@ -1096,7 +657,7 @@ class Worker:
                 (os.POSIX_SPAWN_DUP2, out, 1),
                 (os.POSIX_SPAWN_DUP2, err, 2),
             ],
-            setsid=True,
+            setpgroup=0,
             setsigmask=[],
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
         )
@@ -1167,10 +728,17 @@ class Worker:
         exited = os.WIFEXITED(status)
         code = os.WEXITSTATUS(status) if exited else None
         number = None if exited else os.WTERMSIG(status)
+        succeeded = code == 0 and not attempt.ending
+        tail = "" if succeeded else self.last_words(attempt)
+        if self.confinement is not None:
+            peak = usage.ru_maxrss * 1024
+            if not succeeded and not attempt.ending and self.confinement.ran_out(attempt.pid, peak, tail):
+                attempt.ending = "memory"
+            self.confinement.release(attempt.pid)
         self.report(
             attempt,
             attempt.ending or ("exited" if exited else "signalled"),
-            tail="" if code == 0 and not attempt.ending else self.last_words(attempt),
+            tail=tail,
             exit_code=code,
             signal=number,
             user=round(usage.ru_utime, 4),
@@ -1189,7 +757,12 @@ class Worker:
 
     def report(self, attempt: Attempt, ending: str, **details: object) -> None:
         """Tell the head that an attempt has ended, and keep that until it is acknowledged."""
-        outcome: dict[str, object] = {"ending": ending, "seconds": round(clock() - attempt.began, 4)}
+        now = clock()
+        outcome: dict[str, object] = {"ending": ending, "seconds": round(now - attempt.began, 4)}
+        if attempt.stood_still(now):
+            outcome["paused"] = round(attempt.stood_still(now), 4)
+        if self.confinement is not None and ending == "memory":
+            outcome["limit"] = self.confinement.limit
         outcome.update(details)
         attempt.ended = {"op": "ended", "job": attempt.job, "attempt": attempt.number, "outcome": outcome}
         self.reported[attempt.id] = attempt
@@ -1279,6 +852,7 @@ def main(token: str) -> int:
             return UNKNOWN
         data += piece
     setup = json.loads(data[: data.index(b"\n")])
+    name_process(setup["title"])
     place = None
     if setup["place"] is not None and sys.platform == "linux":
         visit = Visit(setup, data, source, sink)
@@ -1304,8 +878,9 @@ def split(setup: dict[str, Any], wire: Wire, place: Place | None) -> int:
     pid = os.fork()
     if pid:
         wire.drop()  # the worker alone holds the conversation: its end is the end of that
-        return guard(pid, place, writer)
+        return guard(pid, place, writer, setup["note"])
     os.close(writer)
+    os.setsid()
     adopt_orphans()
     worker = Worker(setup, wire, place, reader)
     if place is not None:
@@ -1316,12 +891,14 @@ def split(setup: dict[str, Any], wire: Wire, place: Place | None) -> int:
             return 0
     worker.serve()
     end_descendants()
+    if worker.note is not None:
+        worker.note.remove()
     if place is not None and os.getppid() != guardian:
         place.remove()
     return 0
 
 
-def guard(worker: int, place: Place | None, writer: int) -> int:
+def guard(worker: int, place: Place | None, writer: int, note: str | None) -> int:
     """Wait for the worker's end, end what it left, and give the exit status: 0 if it left in order."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda number, frame: send(worker, number))
@@ -1329,6 +906,8 @@ def guard(worker: int, place: Place | None, writer: int) -> int:
     while pid != worker:
         pid, ending = os.wait()
     end_descendants()
+    if note is not None:
+        remove_notes(note)
     status = 0 if ending == 0 else SWEPT
     if place is not None:
         place.remove()

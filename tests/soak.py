@@ -32,7 +32,7 @@ from chaos import Chaos, healed
 from heads import Heads
 from namespaces import NamespacePool, unavailable
 from processes import wait_for
-from programs import Home, Programs, Project
+from programs import AT_HOME, Home, Programs, Project
 from soak_job import clock
 
 HOSTS, SLOTS = 6, 2
@@ -75,7 +75,7 @@ class Soak:
         new.replace(self.project.path / name)
 
     def _write_cluster(self, names: list[str]) -> None:
-        self._write("cluster.yaml", {"slots": SLOTS, "lease": f"{LEASE:g}s", "hosts": names})
+        self._write("cluster.yaml", {"slots": SLOTS, "lease": f"{LEASE:g}s", "hosts": names, **AT_HOME})
 
     def _grow(self) -> None:
         """Add jobs to the batch."""

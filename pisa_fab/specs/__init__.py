@@ -10,13 +10,14 @@ them, and neither does `import pisa_fab.specs`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import tzinfo
 from pathlib import Path
 
 from pisa_fab.errors import Position, SpecError, UsageError
 from pisa_fab.layout import Layout
 from pisa_fab.model import Batch, Cluster, Host
 
-__all__ = ["ad_hoc_batch", "hosts_named", "load_batch", "load_cluster"]
+__all__ = ["ad_hoc_batch", "hosts_named", "load_batch", "load_cluster", "local_zone"]
 
 
 def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
@@ -39,6 +40,17 @@ def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
     from pisa_fab.specs.yaml_text import parse_yaml
 
     return read_batch(parse_yaml(path), allow_huge=allow_huge)
+
+
+def local_zone() -> tzinfo:
+    """Give the time zone of this machine. Raises UsageError where TZ is not the name of one."""
+    from pisa_fab.specs.problems import FieldError
+    from pisa_fab.specs.windows import local_zone
+
+    try:
+        return local_zone()
+    except FieldError as error:
+        raise UsageError(f"the variable TZ {error}", error.hint) from error
 
 
 def _jobs_file_in(folder: Path) -> Path:

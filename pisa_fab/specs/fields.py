@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -19,6 +20,8 @@ LONGEST_WORD = 131071
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([smhd]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kKMGT]?)(?:i?B)?", re.ASCII)
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def check_word(text: str) -> str:
@@ -54,13 +57,29 @@ def _environment_name(name: str) -> str:
 
 def duration(value: Any) -> float:
     """Read `90`, `15m`, `2h`, `1.5h` or `1d` as seconds. Raises FieldError."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise FieldError(f"must be a duration, not {shown(value)}", "write 90 (seconds), 15m, 2h or 1d")
-    seconds = float(match[1]) * _SECONDS[match[2]]
+    seconds = duration_or_zero(value)
     if not seconds:
         raise FieldError("must be more than 0")
     return seconds
+
+
+def duration_or_zero(value: Any) -> float:
+    """Read a duration that may be 0. Raises FieldError."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise FieldError(f"must be a duration, not {shown(value)}", "write 90 (seconds), 15m, 2h or 1d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def size(value: Any) -> int:
+    """Read `500M`, `2G`, `1.5G` or a number of bytes as bytes; K, M, G and T are powers of 1024.
+
+    Raises FieldError.
+    """
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise FieldError(f"must be a size, not {shown(value)}", "write 500M, 2G or 1.5G")
+    return int(Decimal(match[1]) * _BYTES[match[2].upper()])
 
 
 def split_words(text: str) -> list[str]:
@@ -105,6 +124,30 @@ Duration = Annotated[
             "exclusiveMinimum": 0,
             "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$",
             "examples": ["90", "15m", "2h", "1d"],
+        }
+    ),
+]
+DurationOrZero = Annotated[
+    float,
+    BeforeValidator(duration_or_zero),
+    WithJsonSchema(
+        {
+            "type": ["number", "string"],
+            "minimum": 0,
+            "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$",
+            "examples": ["0", "90", "15m", "2h"],
+        }
+    ),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    WithJsonSchema(
+        {
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?[kKMGT]?(i?B)?$",
+            "examples": ["500M", "2G", "1.5G"],
         }
     ),
 ]

@@ -26,6 +26,7 @@ from pisa_fab.specs.fields import (
     Nice,
     Positive,
     Program,
+    Size,
     Text,
     Words,
     byte_length,
@@ -33,10 +34,12 @@ from pisa_fab.specs.fields import (
 from pisa_fab.specs.grid import Grid, Template
 from pisa_fab.specs.problems import FieldError, nearest, quoted, shown, validate
 from pisa_fab.specs.text import Document, Keys, absolute, at_home, is_file, is_folder, is_there, looked_for
+from pisa_fab.specs.times import Deadline, Expected, JobTime, job_time
 from pisa_fab.specs.values import ValueReader
 from pisa_fab.sweep import Plan, names_in
 
 _MAX_JOBS = 1_000_000
+_LEAST_MEMORY = 1 << 20  # less is a number without its unit
 
 
 def _environment(env: dict[str, str]) -> dict[str, str]:
@@ -46,6 +49,12 @@ def _environment(env: dict[str, str]) -> dict[str, str]:
                 f"has {quoted(name)}, which is longer than the {LONGEST_WORD} bytes that Linux passes"
             )
     return env
+
+
+def _memory(size: int) -> int:
+    if size < _LEAST_MEMORY:
+        raise FieldError(f"is {size} bytes, in which no program runs", "write 500M, 2G or 1.5G")
+    return size
 
 
 def _result_format(value: Any) -> ResultFormat:
@@ -111,7 +120,19 @@ class JobsFile(BaseModel):
     threads: Positive = Field(
         1, description="For the thread pools of NumPy's libraries and their like (OMP_NUM_THREADS, ...)."
     )
+    memory: Annotated[Size, AfterValidator(_memory)] | None = Field(
+        None,
+        description="The most memory that a job may use, with all it starts: 500M, 2G. Default: no limit.",
+    )
     nice: Nice = Field(19, description="How far jobs stand back behind other programs, 0 to 19.")
+    expect: Expected | None = Field(
+        None,
+        description="How long a job takes: 90 (seconds), 15m, 2h, or {t} with a variable that holds that.",
+    )
+    deadline: Deadline | None = Field(
+        None,
+        description='When all is to be done: "2026-12-01 07:00", or "07:00" for the next time that it is.',
+    )
     results: Annotated[ResultFormat, BeforeValidator(_result_format)] | None = Field(
         None, description="How collect reads what jobs print: json, csv or {regex: '(?P<name>...)'}."
     )
@@ -136,7 +157,7 @@ def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
     _one_program(document, spec)
     paths = _Paths(document, spec)
     venv, output = paths.venv(), paths.output()
-    plan = _plan(document, spec, paths, output)
+    plan, expect = _plan(document, spec, paths, output)
     _check_size(document, spec, plan, allow_huge)
     return Batch(
         source=absolute(document.file),
@@ -145,13 +166,15 @@ def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
         output=output,
         assignments=paths.under(spec.assignments) if spec.assignments else Layout(output).assignments,
         plan=plan,
-        limits=Limits(timeout=spec.timeout, threads=spec.threads, nice=spec.nice),
+        limits=Limits(timeout=spec.timeout, threads=spec.threads, nice=spec.nice, memory=spec.memory),
         retries=spec.retries,
         max_losses=spec.max_losses,
         stop_after=spec.stop_after,
         results=spec.results,
         cluster=paths.cluster(),
         notify=tuple(spec.notify),
+        expect=expect,
+        deadline=spec.deadline,
     )
 
 
@@ -243,7 +266,7 @@ class _Paths:
             raise self._document.wrong(("command", 0), problem, f"chmod +x {path}")
 
 
-def _plan(document: Document, spec: JobsFile, paths: _Paths, output: Path) -> Plan:
+def _plan(document: Document, spec: JobsFile, paths: _Paths, output: Path) -> tuple[Plan, JobTime | None]:
     prefix = paths.interpreter_and_script()
     paths.check_command()
     grid = Grid(document, ValueReader(document, paths.workdir))
@@ -253,8 +276,10 @@ def _plan(document: Document, spec: JobsFile, paths: _Paths, output: Path) -> Pl
     command = [Template(word, ("command", i)) for i, word in enumerate(spec.command or ())]
     args = [Template(word, ("args", i)) for i, word in enumerate(spec.args)]
     env = [Template(value, ("env", name), byte_length(name) + 1) for name, value in spec.env.items()]
-    grid.check_templates([*command, *args, *env], include)
-    return Plan(
+    times = [Template(spec.expect, ("expect",))] if spec.expect else []
+    grid.check_templates([*command, *args, *env, *times], include)
+    expect = job_time(document, spec.expect, grid.axes, include) if spec.expect else None
+    plan = Plan(
         identity=("command",) if spec.script is None else ("script", spec.script),
         prefix=prefix,
         words=[*(spec.command or ()), *spec.args],
@@ -264,6 +289,7 @@ def _plan(document: Document, spec: JobsFile, paths: _Paths, output: Path) -> Pl
         env=spec.env,
         output=str(output),
     )
+    return plan, expect
 
 
 def _check_size(document: Document, spec: JobsFile, plan: Plan, allow_huge: bool) -> None:

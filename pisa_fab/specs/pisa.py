@@ -7,16 +7,19 @@ enough to be read here. What PISA ignores is ignored, where it cannot hide a mis
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pisa_fab.errors import SpecError
 from pisa_fab.model import Cluster, Host
+from pisa_fab.specs.cluster import MIN_FREE_MEMORY, MIN_FREE_SPACE, OWNER
 from pisa_fab.specs.fields import Name, Text, split_words
 from pisa_fab.specs.hosts import split_address
 from pisa_fab.specs.problems import FieldError, label, shown, validate
 from pisa_fab.specs.text import Document, Keys, absolute, at_home
+from pisa_fab.specs.windows import Policy
 from pisa_fab.sweep import escaped
 
 # ----------------------------------------------------------------------------------------------------
@@ -150,11 +153,12 @@ class Device(BaseModel):
 
 
 class All(BaseModel):
-    """What holds for all hosts."""
+    """What holds for all hosts. PISA knows nothing of an owner: the key is ours, other keys are comments."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     num_tasks: Count
+    owner: Policy = OWNER.policy
 
 
 class PisaCluster(BaseModel):
@@ -171,6 +175,8 @@ def read_pisa_cluster(document: Document) -> Cluster:
     if not isinstance(document.data, dict):
         raise document.wrong((), "a cluster file must be an object", 'write {"all": ..., "devices": [...]}')
     spec = validate(PisaCluster, document)
+    owner = replace(OWNER, policy=spec.all.owner)
+    start = Host("", owner=owner, min_free_memory=MIN_FREE_MEMORY)
     hosts: dict[str, Host] = {}
     for index, device in enumerate(spec.devices):
         keys: Keys = ("devices", index)
@@ -179,8 +185,8 @@ def read_pisa_cluster(document: Document) -> Cluster:
         except FieldError as error:
             raise _bad_name(document, keys, error) from error
         slots = device.num_tasks or spec.all.num_tasks
-        hosts[name.host] = Host(name.host, slots, user=name.user, port=name.port)
-    return Cluster(tuple(hosts.values()), source=absolute(document.file))
+        hosts[name.host] = replace(start, name=name.host, slots=slots, user=name.user, port=name.port)
+    return Cluster(tuple(hosts.values()), source=absolute(document.file), min_free_space=MIN_FREE_SPACE)
 
 
 def _bad_name(document: Document, keys: Keys, error: FieldError) -> SpecError:

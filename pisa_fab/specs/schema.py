@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from pisa_fab.model import OwnerPolicy
 from pisa_fab.specs.fields import SCALAR
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
@@ -47,10 +48,17 @@ def schemas() -> dict[str, Schema]:
     """Make the schemas of both kinds of files."""
     from pisa_fab.specs.cluster import ClusterFile, HostEntry
     from pisa_fab.specs.jobs import JobsFile
+    from pisa_fab.specs.windows import OwnerEntry, WindowEntry
 
+    window = _of_model(WindowEntry, {})
+    window["anyOf"] = [{"required": ["slots"]}, {"required": ["nice"]}]
+    options: dict[str, Schema] = {
+        "windows": {"type": "array", "items": window},
+        "owner": {"anyOf": [{"enum": [*OwnerPolicy]}, _of_model(OwnerEntry, {})]},
+    }
     # A name alone may stand for a host. What holds for the mapping is said in place: no $ref to follow.
-    hosts = {"type": "array", "minItems": 1, "items": {"anyOf": [_NAME, _of_model(HostEntry, {})]}}
-    jobs, cluster = _of_model(JobsFile, _GRAMMAR), _of_model(ClusterFile, {"hosts": hosts})
+    hosts = {"type": "array", "minItems": 1, "items": {"anyOf": [_NAME, _of_model(HostEntry, options)]}}
+    jobs, cluster = _of_model(JobsFile, _GRAMMAR), _of_model(ClusterFile, {"hosts": hosts, **options})
     jobs["oneOf"] = [{"required": ["script"]}, {"required": ["command"]}]
     jobs["definitions"] = _DEFINITIONS
     made = (("jobs", jobs), ("cluster", cluster))

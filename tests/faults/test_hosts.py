@@ -20,7 +20,7 @@ import yaml
 from namespaces import NamespacePool
 from pcs import Host
 from processes import Process, wait_for
-from programs import Completed, Program, Programs, Project
+from programs import AT_HOME, Completed, Program, Programs, Project
 from sshd import find_sshd
 from witness import Batch, succeed
 
@@ -521,7 +521,7 @@ def test_hosts_join_leave_and_change_as_the_cluster_file_says(
     program = begin(start_program, batch, 4)
     stay = jobs_on(batch, "pc01")
 
-    rewrite(project, yaml.safe_dump({"slots": 2, "hosts": [{"host": "pc02", "slots": 3}, "pc03"]}))
+    rewrite(project, yaml.safe_dump({"slots": 2, "hosts": [{"host": "pc02", "slots": 3}, "pc03"], **AT_HOME}))
     program.process.send_signal(signal.SIGHUP)
     batch.wait_for_begun(3, "pc02")
     batch.wait_for_begun(2, "pc03")
@@ -537,7 +537,7 @@ def test_hosts_join_leave_and_change_as_the_cluster_file_says(
     assert "cluster.yaml:2:1: unknown key" in program.stdout
     (project.path / "go.pc01").unlink()
 
-    rewrite(project, yaml.safe_dump({"slots": 2, "hosts": ["pc01", "pc02", "pc03"]}))
+    rewrite(project, yaml.safe_dump({"slots": 2, "hosts": ["pc01", "pc02", "pc03"], **AT_HOME}))
     batch.wait_for_begun(4, "pc01")  # that it has changed is enough
     succeed(program, batch)
     batch.check(run_program, again=set())

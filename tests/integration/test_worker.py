@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from pisa_fab import link, worker
+from pisa_fab import link, processes, worker
+from pisa_fab.place import CALLERS, UNKNOWN
 
 DEADLINE = 60.0
 GRACE = 0.3
@@ -41,6 +42,20 @@ def python_for_everybody() -> str:
     if found is None:
         pytest.skip("there is no Python that every user may run")
     return found
+
+
+BOUNDS = {
+    "phases": [[0, 1000, 19]],
+    "at_edge": "finish",
+    "owner": {
+        "policy": "ignore",
+        "idle": 0.0,
+        "quiet": 1.0,
+        "give_back": 60.0,
+        "load": 1.0,
+        "min_free_memory": 0,
+    },
+}
 
 
 class Talk:
@@ -71,8 +86,7 @@ class Talk:
         self.pong = True
         self.pings: list[float] = []
         self.buffer = b""
-        source = link.worker_source()
-        command = link.bootstrap(python, len(source), "token")
+        command = link.worker_command(python, "token")
         self.process = subprocess.Popen(
             ["sh", "-c", command],
             stdin=subprocess.PIPE,
@@ -82,7 +96,7 @@ class Talk:
             **options,
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(source)
+        self.process.stdin.write(link.worker_source())
         assert self.readline() == b"pisa_fab worker token"
 
     def readline(self) -> bytes:
@@ -145,6 +159,11 @@ class Talk:
             "lease": 60.0,
             "lease_grace": GRACE,
             "grace": GRACE,
+            "memory": None,
+            "note": None,
+            "facts": {},
+            "title": "pisa_fab: jobs for a test",
+            "bounds": BOUNDS,
             **self.seat,
         }
         self.say(**{**message, **changes})
@@ -226,7 +245,7 @@ class Host:
         return self.talks[-1]
 
     def marked(self) -> list[int]:
-        return [pid for pid in worker.processes() if worker.mark_of(pid).startswith(self.mark + "/")]
+        return [pid for pid in processes.processes() if processes.mark_of(pid).startswith(self.mark + "/")]
 
     def close(self) -> None:
         """End what the test has left, through a worker that is told to quit."""
@@ -387,7 +406,7 @@ def test_jobs_see_the_environment_they_are_promised(talk: Talk) -> None:
 def test_a_job_reads_nothing_and_runs_gently_in_the_workdir(talk: Talk) -> None:
     talk.ready()
     talk.python_job(
-        "import os, sys; print(repr(sys.stdin.read()), os.nice(0), os.getcwd(), os.getsid(0) == os.getpid())"
+        "import os, sys; print(repr(sys.stdin.read()), os.nice(0), os.getcwd(), os.getpgid(0) == os.getpid())"
     )
     talk.outcome()
     assert talk.path(0, "out").read_text() == f"'' 19 {talk.folder} True\n"
@@ -474,7 +493,7 @@ while not os.path.exists(sys.argv[1]):
 def test_a_daemon_that_a_job_started_ends_with_the_job(talk: Talk, end: str) -> None:
     talk.ready()
     pid_file = talk.folder / "daemon"
-    talk.python_job(DAEMON + end, str(pid_file), timeout=1.0 if "sleep" in end else None)
+    talk.python_job(DAEMON + end, str(pid_file), timeout=5.0 if "sleep" in end else None)
     assert talk.outcome()["ending"] in ("exited", "timeout", "signalled")
     wait_until_gone(int(wait_for_text(pid_file)))
 
@@ -625,7 +644,7 @@ def test_a_folder_that_shows_late_is_waited_for(talk: Talk) -> None:
     late = talk.folder / "late"
     talk.set_up(folders={"attempts": str(late), "out": str(talk.folder), "err": str(talk.folder)})
     # It looks for the folder right after it has changed its own, which can be seen.
-    wait_until(lambda: talk.folder in map(working_folder, worker.children(talk.process.pid)), "no set-up")
+    wait_until(lambda: talk.folder in map(working_folder, processes.children(talk.process.pid)), "no set-up")
     late.mkdir()
     talk.hear("ready")
     talk.run("echo", "x")
@@ -703,7 +722,7 @@ def test_a_fork_bomb_is_ended(talk: Talk, end: str) -> None:
 
 def of_stranger() -> list[int]:
     found = []
-    for pid in worker.processes():
+    for pid in processes.processes():
         try:
             if Path(f"/proc/{pid}").stat().st_uid == STRANGER and is_alive(pid):
                 found.append(pid)
@@ -725,8 +744,8 @@ def test_a_daemon_of_the_job_is_asked_to_end_with_it(talk: Talk) -> None:
 
 def test_children_are_found_on_a_kernel_that_does_not_list_them() -> None:
     with subprocess.Popen(["sleep", "1000"]) as process:
-        assert process.pid in worker.children_by_parent(os.getpid())
-        assert set(worker.children(os.getpid())) == set(worker.children_by_parent(os.getpid()))
+        assert process.pid in processes.children_by_parent(os.getpid())
+        assert set(processes.children(os.getpid())) == set(processes.children_by_parent(os.getpid()))
         process.kill()
 
 
@@ -839,7 +858,7 @@ def test_a_result_is_told_again_until_it_is_acknowledged(host: Host) -> None:
     last.hear("ended")
     last.acknowledge(2)
     last.hang_up()
-    assert last.status() in (0, worker.UNKNOWN)  # it may see either end first
+    assert last.status() in (0, UNKNOWN)  # it may see either end first
     assert first.status() == 0
 
 
@@ -876,7 +895,7 @@ def test_the_newest_conversation_wins(host: Host) -> None:
         assert [message["op"] for message in talks[-2].messages() if message["op"] != "ping"] == []
     (host.folder / "go").touch()
     assert talks[-1].outcome()["exit_code"] == 0
-    assert [talk.status() for talk in talks[1:-1]] == [worker.UNKNOWN] * 2
+    assert [talk.status() for talk in talks[1:-1]] == [UNKNOWN] * 2
     talks[-1].say(op="quit")
     assert (talks[0].status(), talks[-1].status()) == (0, 0)
 
@@ -920,7 +939,7 @@ def test_a_worker_whose_guardian_is_killed_is_taken_up_and_leaves_nothing(host: 
     assert is_alive(daemon)
     second.say(op="quit")
     assert second.outcome()["ending"] == "stopped"
-    assert second.status() == worker.UNKNOWN
+    assert second.status() == UNKNOWN
     assert not is_alive(daemon)
     assert not host.place.exists()
 
@@ -972,7 +991,7 @@ def test_a_worker_that_does_not_end_is_named(host: Host) -> None:
     second.set_up(grace=0.0)
     reason = second.hear("unusable")["reason"]
     assert reason == f"an earlier worker of this run does not end (process {first.process.pid})"
-    assert second.status() == worker.UNKNOWN
+    assert second.status() == UNKNOWN
     os.kill(first.process.pid, signal.SIGCONT)
     assert first.status() == worker.SWEPT
 
@@ -995,7 +1014,7 @@ def test_a_head_of_before_is_told_so(host: Host) -> None:
     second = host.talk(epoch=1, digest="two")
     second.set_up()
     assert second.hear("superseded") == {"op": "superseded"}
-    assert second.status() == worker.UNKNOWN
+    assert second.status() == UNKNOWN
     assert is_alive(job)
     first.say(op="stop")
     assert first.outcome()["ending"] == "stopped"
@@ -1059,7 +1078,7 @@ def test_strange_callers_block_nothing(host: Host, words: bytes) -> None:
     first = host.talk()
     first.ready()
     callers = []
-    for number in range(2 * worker.CALLERS):
+    for number in range(2 * CALLERS):
         callers.append(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET))
         callers[-1].connect(str(host.place / "socket"))
         if words:
@@ -1117,7 +1136,7 @@ def test_a_place_that_others_may_steer_is_not_used(host: Host, what: str) -> Non
     talk = host.talk()
     talk.set_up()
     assert talk.hear("unusable")["reason"].startswith(f"{host.place} is there, and not a folder of this user")
-    assert talk.status() == worker.UNKNOWN
+    assert talk.status() == UNKNOWN
     host.place.rmdir() if host.place.is_dir() and not host.place.is_symlink() else host.place.unlink()
 
 
@@ -1194,11 +1213,11 @@ def test_a_worker_that_wakes_up_after_its_lease_kills_at_once(host: Host) -> Non
     first = host.talk()
     first.pong = False
     pid = first.ready(lease=5.0, lease_grace=0.5)["pid"]
-    began = worker.clock()
+    began = processes.clock()
     first.run("sh", "-c", STUBBORN)
     wait_for_text(first.path(0, "out"))
     os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: worker.clock() > began + 6.0, "time does not pass")
+    wait_until(lambda: processes.clock() > began + 6.0, "time does not pass")
     first.run("sh", "-c", "echo begun", job=1)
     os.kill(pid, signal.SIGCONT)
     endings = {message["job"]: message["outcome"] for message in first.messages() if message["op"] == "ended"}

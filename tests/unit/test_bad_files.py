@@ -82,7 +82,7 @@ UNREADABLE = [
 
 KEYS = [
     jobs("ouput: x", "3:1", 'unknown key "ouput"', 'did you mean "output"?'),
-    jobs("memory: 2G", "3:1", 'unknown key "memory"', "known are output, script"),
+    jobs("walltime: 2h", "3:1", 'unknown key "walltime"', "known are output, script"),
     whole("script: fib.py\n", "1:1", '"output" is missing'),
     whole("script: fib.py\nouput: run\n", "2:1", 'unknown key "ouput"', 'did you mean "output"?'),
     whole("output: run\n", "1:1", "neither script nor command", "write script:"),
@@ -93,11 +93,26 @@ KEYS = [
     jobs("notify: [' ']", "3:9", '"notify" begins with an empty text'),
     jobs("timeout: soon", "3:10", '"timeout" must be a duration, not "soon"', "15m"),
     jobs("timeout: 0", "3:10", '"timeout" must be more than 0'),
+    jobs("expect: soon", "3:9", '"expect" must be a duration, not "soon"', "15m"),
+    jobs("expect: 0", "3:9", '"expect" must be more than 0'),
+    jobs("expect: [90]", "3:9", '"expect" must be a text, not a list'),
+    jobs(
+        "deadline: soon", "3:11", '"deadline" must be a date and a time, or a time, not', "2026-12-01 07:00"
+    ),
+    jobs("deadline: 2026-12-01", "3:11", '"deadline" must be a date and a time', "the next time"),
+    jobs("deadline: [7, 30]", "3:11", '"deadline" must be a date and a time, or a time, not a list'),
+    jobs("deadline: 2027-02-29 07:00", "3:11", '"deadline" has a day that no calendar has: 2027-02-29'),
+    jobs("deadline: 0000-01-01 07:00", "3:11", '"deadline" has a day that no calendar has'),
+    jobs("deadline: 9999-12-31 07:00", "3:11", '"deadline" has the year 9999, which cannot be meant'),
+    jobs("deadline: 24:00", "3:11", '"deadline" has a time that no clock shows: 24:00', "23:59"),
     jobs("retries: -1", "3:10", '"retries" must be at least 0, not "-1"'),
     jobs("retries: many", "3:10", '"retries" must be a whole number, not "many"'),
     jobs("retries: 1.5", "3:10", '"retries" must be a whole number'),
     jobs("retries: [1]", "3:10", '"retries" must be a whole number, not a list'),
     jobs("max_losses: 0", "3:13", '"max_losses" must be at least 1'),
+    jobs("memory: 2", "3:9", '"memory" is 2 bytes, in which no program runs', "write 500M, 2G or 1.5G"),
+    jobs("memory: much", "3:9", '"memory" must be a size, not', "write 500M, 2G or 1.5G"),
+    jobs("memory: -2G", "3:9", '"memory" must be a size, not', "write 500M, 2G or 1.5G"),
     jobs("threads: 0", "3:10", '"threads" must be at least 1'),
     jobs("nice: 20", "3:7", '"nice" must be at most 19, not "20"'),
     jobs("workdir: {a: b}", "3:10", '"workdir" must be a text, not a mapping'),
@@ -176,6 +191,13 @@ SWEEPS = [
     jobs("sweep: {-n: [1], beta: [1]}\nargs: ['{bta}']", "4:8", "unknown variable {bta}", '"beta"?'),
     jobs("sweep: {-n: [1]}\nargs: ['{n}']", "4:8", "unknown variable {n}", '"-n" is an option'),
     jobs("args: ['{a}']", "3:8", 'unknown variable {a} in item 1 of "args"', "write {{a}} for the text {a}"),
+    jobs("sweep: {t: [9, soon]}\nexpect: '{t}'", "4:9", '"expect" becomes "soon", which', 't is "soon"'),
+    jobs("sweep: {t: [9, 0]}\nexpect: '{t}m'", "4:9", '"expect" becomes "0m", which is no duration above 0'),
+    jobs("sweep: {t: {from: 0, to: 3}}\nexpect: '{t}'", "4:9", '"expect" becomes "0", which'),
+    jobs("sweep: {t: [9]}\nexpect: '{t}'\ninclude: [{t: x}]", "4:9", '"expect" becomes "x", which'),
+    jobs("sweep: [{csv: t.csv}]\nexpect: '{t}'", "4:9", '"expect" becomes "", which', 't is ""'),
+    jobs("sweep: {-n: [1]}\nexpect: '{n}'", "4:9", 'unknown variable {n} in "expect"', '"-n" is an option'),
+    jobs("expect: '{job}'", "3:9", '{job} in "expect" says nothing of time', "a variable of the sweep"),
     jobs("env: {X: '{who}'}", "3:10", 'unknown variable {who} in "X"'),
     jobs("sweep: [{csv: none.csv}]", "3:15", '"none.csv": no such file'),
     jobs("sweep: [{csv: empty.txt}]", "3:15", '"empty.txt" has no rows below a header'),
@@ -208,10 +230,10 @@ CLUSTERS = [
     cluster("[pc01]\n", "1:1", "must be a mapping of keys", "write hosts:"),
     cluster("hosts: []\n", "1:8", '"hosts" is empty'),
     cluster("hosts: pc01\n", "1:8", '"hosts" must be a list, not "pc01"'),
-    cluster("hosts: [pc01]\nslots: 0\n", "2:8", '"slots" must be at least 1, not "0"'),
-    cluster("hosts:\n  - {host: a, slots: -2}\n", "2:22", '"slots" must be at least 1, not "-2"'),
+    cluster("hosts: [pc01]\nslots: 0\n", "2:8", '"pc01" never has a slot: slots is 0, and no window'),
+    cluster("hosts:\n  - {host: a, slots: -2}\n", "2:22", '"slots" must be at least 0, not "-2"'),
     cluster("hosts: [pc01]\nslot: 2\n", "2:1", 'unknown key "slot"', 'did you mean "slots"?'),
-    cluster("hosts: [pc01]\nwindows: []\n", "2:1", 'unknown key "windows"'),
+    cluster("hosts: [pc01]\nwindow: []\n", "2:1", 'unknown key "window"', 'did you mean "windows"?'),
     cluster("hosts: [{host: a, slts: 1}]\n", "1:19", 'unknown key "slts"', 'did you mean "slots"?'),
     cluster("hosts: [{slots: 1}]\n", "1:9", '"host" is missing'),
     cluster("hosts: [[a]]\n", "1:9", 'item 1 of "hosts" must be a mapping, not a list'),
@@ -230,6 +252,82 @@ CLUSTERS = [
     cluster("hosts: [a]\nlease: 0.5\n", "2:8", '"lease" must be at least 1 second'),
     cluster("hosts: [a]\nlease: never\n", "2:8", '"lease" must be a duration'),
     cluster("hosts: [a]\nidentity: no_key\n", "2:11", 'there is no file "no_key"'),
+]
+
+
+def window(body: str, column: int, problem: str, tip: str = "") -> Bad:
+    """Make a cluster file with a window, which begins in line 2 and column 11."""
+    return cluster(f"hosts: [a]\nwindows: [{{{body}}}]\n", f"2:{column}", problem, tip)
+
+
+TIMES = [
+    cluster("hosts: [a]\nwindows: night\n", "2:10", '"windows" must be a list, not "night"'),
+    cluster("hosts: [a]\nwindows: {slots: 1}\n", "2:10", '"windows" must be a list, not a mapping'),
+    cluster("hosts: [a]\nwindows: [night]\n", "2:11", 'item 1 of "windows" must be a mapping'),
+    window("hours: '1:00-2:00'", 11, 'item 1 of "windows" changes nothing', "slots: 0 for no jobs"),
+    window("slot: 1", 12, 'unknown key "slot"', 'did you mean "slots"?'),
+    window("slots: -1", 19, '"slots" must be at least 0'),
+    window("nice: 20", 18, '"nice" must be at most 19'),
+    window(
+        "slots: 1, hours: night", 29, '"hours" must be two times of day, not "night"', 'write "22:00-06:30"'
+    ),
+    window(
+        "slots: 1, hours: 22-6", 29, '"hours" must be two times of day, not "22-6"', 'write "22:00-06:30"'
+    ),
+    window("slots: 1, hours: 22:00-25:00", 29, '"hours" has a time that no clock shows: 25:00', "24:00"),
+    window("slots: 1, hours: 22:60-23:00", 29, '"hours" has a time that no clock shows: 22:60'),
+    window("slots: 1, hours: 24:00-06:00", 29, '"hours" begins at 24:00', "write 00:00"),
+    window("slots: 1, hours: 22:00-22:00", 29, '"hours" ends when it begins', "leave hours out"),
+    window("slots: 1, hours: [1:00-2:00, 3]", 41, 'item 2 of "hours" must be two times of day, not "3"'),
+    window("slots: 1, hours: '1:00-2:00, 3:00'", 29, '"hours" must be two times of day, not " 3:00"'),
+    window("slots: 1, hours: []", 29, '"hours" is empty'),
+    window("slots: 1, hours: {from: 1}", 29, '"hours" must be a list, not a mapping'),
+    window("slots: 1, days: []", 28, '"days" is empty'),
+    window("slots: 1, days: frii", 28, '"days" has an unknown day: "frii"', 'did you mean "fri"?'),
+    window("slots: 1, days: 'mon-'", 28, '"days" has an unknown day: ""', "known are mon, tue"),
+    window("slots: 1, days: [mon, [tue]]", 34, 'item 2 of "days" must be weekdays, not a list', "mon-fri"),
+    window("slots: 1, days: [mon, tu]", 34, 'item 2 of "days" has an unknown day: "tu"', '"tue"'),
+    window("slots: 1, dates: soon", 29, '"dates" has no date where one should be: "soon"', "2026-12-24"),
+    window("slots: 1, dates: 24.12.2026", 29, '"dates" has no date where one should be', "2026-12-24"),
+    window("slots: 1, dates: 2026-02-29", 29, '"dates" has a day that no calendar has: "2026-02-29"'),
+    window("slots: 1, dates: 2026-05-01..2026-04-30", 29, '"dates" ends before it begins'),
+    window("slots: 1, dates: [2026-05-01, 2026-05]", 42, 'item 2 of "dates" has no date'),
+    window("slots: 1, dates: [{a: b}]", 30, 'item 1 of "dates" must be one date or two, not a mapping'),
+    cluster(
+        "slots: 0\nhosts:\n  - a\n  - {host: b, windows: []}\nwindows: [{slots: 1}]\n",
+        "4:5",
+        '"b" never has a slot',
+        "remove it from hosts",
+    ),
+    cluster(
+        "hosts:\n  - a\n  - {host: a, slots: 0}\nwindows: [{slots: 0}]\n", "3:22", '"a" never has a slot'
+    ),
+    cluster(
+        "hosts: [a]\ntimezone: Europe/Berlni\n",
+        "2:11",
+        '"timezone" is no time zone that is known here: "Europe/Berlni"',
+        'did you mean "Europe/Berlin"',
+    ),
+    cluster("hosts: [a]\ntimezone: [UTC]\n", "2:11", '"timezone" must be a text, not a list'),
+    cluster("hosts: [{host: a, timezone: UTC}]\n", "1:19", 'unknown key "timezone"'),
+]
+
+OTHERS = [
+    cluster("hosts: [a]\nat_edge: stop\n", "2:10", '"at_edge" must be finish, pause or requeue, not "stop"'),
+    cluster("hosts: [a]\nat_edge: finsh\n", "2:10", '"at_edge" must be finish', 'did you mean "finish"?'),
+    cluster("hosts: [{host: a, at_edge: []}]\n", "1:28", '"at_edge" must be finish', ""),
+    cluster("hosts: [a]\nowner: me\n", "2:8", '"owner" must be pause, requeue or ignore'),
+    cluster("hosts: [a]\nowner: [pause]\n", "2:8", "pause, requeue or ignore or a mapping, not a list"),
+    cluster("hosts: [a]\nowner: {policy: stop}\n", "2:17", '"policy" must be pause, requeue or ignore'),
+    cluster("hosts: [a]\nowner: {idel: 5m}\n", "2:9", 'unknown key "idel"', 'did you mean "idle"?'),
+    cluster("hosts: [a]\nowner: {idle: long}\n", "2:15", '"idle" must be a duration, not "long"', "15m"),
+    cluster("hosts: [a]\nowner: {load: 0}\n", "2:15", '"load" must be more than 0', "owner: ignore"),
+    cluster("hosts: [a]\nowner: {load: 50%}\n", "2:15", '"load" must be a number of cores', "write 0.5"),
+    cluster("hosts: [{host: a, owner: {quiet: -1}}]\n", "1:34", '"quiet" must be a duration'),
+    cluster("hosts: [a]\nmin_free_memory: some\n", "2:18", '"min_free_memory" must be a size', "500M"),
+    cluster("hosts: [a]\nmin_free_space: 1 X\n", "2:17", '"min_free_space" must be a size', "2G"),
+    cluster("hosts: [{host: a, min_free_space: 1G}]\n", "1:19", 'unknown key "min_free_space"'),
+    cluster("hosts: [a]\ncontact: [me]\n", "2:10", '"contact" must be a text, not a list'),
 ]
 
 PISA = [
@@ -295,7 +393,7 @@ PISA = [
     devices('{"all": {"num_tasks": 3}, "all": {}, "devices": ["a"]}', "1:27", '"all" is there twice'),
 ]
 
-TABLE = [*UNREADABLE, *KEYS, *PATHS, *SWEEPS, *CLUSTERS, *PISA]
+TABLE = [*UNREADABLE, *KEYS, *PATHS, *SWEEPS, *CLUSTERS, *TIMES, *OTHERS, *PISA]
 
 
 @pytest.fixture
@@ -308,6 +406,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty.txt").touch()
     (tmp_path / "good.csv").write_text("-a,-b\n1,2\n")
+    (tmp_path / "t.csv").write_text("-a,t\n1,90\n2,\n")
     return tmp_path
 
 
@@ -380,6 +479,14 @@ GOOD = [
     ),
     Bad("task.toml", TASK + "var_arguments = [{arg='-n',type='numeric',start=0,end=4,step=1}]\n", "", ""),
     Bad("cluster.yaml", "slots: 3\nhosts:\n  - pc[01-34]\n  - {host: pc04, slots: 1}\nlease: 60s\n", "", ""),
+    Bad(
+        "cluster.yaml",
+        "timezone: Europe/Berlin\nat_edge: finish\nhosts: [a, {host: b, windows: [{nice: 3}]}]\n"
+        "windows:\n  - {hours: '22:00-06:30', days: mon-fri, dates: 2026-12-24..2027-01-06, slots: 0}\n"
+        "owner: {policy: pause, idle: 0, quiet: 5m, load: 0.5}\nmin_free_memory: 1G\n",
+        "",
+        "",
+    ),
     Bad(
         "cluster.json", '{"all": {"num_tasks": 3}, "devices": ["a", {"device": "b", "num_tasks": 1}]}', "", ""
     ),

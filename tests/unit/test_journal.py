@@ -43,6 +43,7 @@ from pisa_fab.events import (
     JobRecord,
     JobsAdded,
     JobsCancelled,
+    JobsPaused,
     JobsReopened,
     Outcome,
     RunClosed,
@@ -74,6 +75,8 @@ OUTCOME = st.builds(
     system=SECONDS,
     memory=NUMBER,
     tail=TEXT,
+    paused=SECONDS,
+    limit=NUMBER,
 )
 POLICY = st.builds(
     Policy, retries=NUMBER, max_losses=NUMBER, lease=SECONDS, margin=SECONDS, stop_after=NUMBER
@@ -102,6 +105,7 @@ KINDS: dict[type, st.SearchStrategy[Event]] = {
     HostLost: st.builds(HostLost, TEXT, TEXT, st.booleans()),
     HostReleased: st.builds(HostReleased, TEXT, TEXT),
     SlotsChanged: st.builds(SlotsChanged, TEXT, NUMBER, TEXT),
+    JobsPaused: st.builds(JobsPaused, TEXT, NUMBERS),
     HostQuarantined: st.builds(HostQuarantined, TEXT, TEXT, NUMBERS),
     HostProbed: st.builds(HostProbed, TEXT),
     HostCleared: st.builds(HostCleared, TEXT),

@@ -1,0 +1,135 @@
+"""What somebody else's programs lose while jobs run on all cores of their PC.
+
+Foreign programs run here, each in a session of its own with nothing changed about it, as what a person
+starts at the PC does. They are measured alone and while a batch runs on a host with as many slots as there
+are cores, by turns. The table is made by `bench`.
+
+As a program of its own, this file is the foreign program: `spin` does a fixed piece of work and prints the
+seconds that took; `wake` sleeps again and again and prints by how many milliseconds it was late, the median
+and the 99th percentile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+if __name__ != "__main__":  # a foreign program starts with nothing but Python
+    from processes import wait_for
+    from programs import Project
+    from timing import BrokenRunError
+
+ROUNDS = 5  # at least; each has the foreign programs alone and beside the jobs
+STEPS = 20_000_000  # of a foreign program's work, one or two seconds
+WAKES = 200
+WAKE_INTERVAL = 0.01  # seconds
+SETTLING = 1.0  # seconds that the jobs run before anything is measured
+JOB = """\
+import pathlib, sys
+pathlib.Path(sys.argv[1]).touch()
+while True:
+    pass
+"""
+
+
+class ForeignScene:
+    """A project whose batch burns all cores of one host until it is interrupted."""
+
+    def __init__(self, project: Project, host: str, inv: str, env: dict[str, str]) -> None:
+        self.folder = project.path
+        self.inv = inv
+        self.env = env
+        self.cores = len(os.sched_getaffinity(0))
+        self.runs = 0
+        project.write("burn.py", JOB)
+        batch = {"script": "burn.py", "output": "burning", "args": "{output}/../mark-{n}"}
+        project.jobs(batch | {"sweep": {"n": {"from": 1, "to": self.cores}}}, "burn.yaml")
+        project.cluster({"slots": self.cores, "hosts": [host], "owner": "ignore"}, "burn-host.yaml")
+
+    @contextmanager
+    def jobs(self) -> Iterator[None]:
+        """Have jobs on all cores meanwhile. Raises BrokenRunError if they do not start."""
+        self.runs += 1
+        for mark in self.folder.glob("mark-*"):
+            mark.unlink()
+        command = [self.inv, "submit", "-j", "burn.yaml", "-c", "burn-host.yaml"]
+        with (self.folder / f"burning-{self.runs}.log").open("w+b") as log:
+            head = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                wait_for(lambda: self._all_run(head), "jobs on all cores")
+                time.sleep(SETTLING)
+                yield
+                if head.poll() is not None:
+                    raise BrokenRunError(f"the jobs ended while they were needed: see {log.name}")
+            finally:
+                if head.poll() is None:
+                    head.send_signal(signal.SIGINT)
+                head.wait()
+
+    def _all_run(self, head: subprocess.Popen[bytes]) -> bool:
+        if head.poll() is not None:
+            said = (self.folder / f"burning-{self.runs}.log").read_text("utf-8", "replace").splitlines()
+            raise BrokenRunError("\n  ".join(["the jobs do not start", *said[-5:]]))
+        return len(list(self.folder.glob("mark-*"))) == self.cores
+
+    def spin(self, programs: int) -> float:
+        """Give the median of the seconds that so many foreign programs at once take for their work."""
+        return median(float(text) for text in self._foreign(["spin"], programs))
+
+    def wake(self) -> tuple[float, float]:
+        """Give by how many milliseconds a foreign program wakes late: the median, the 99th percentile."""
+        middle, late = self._foreign(["wake"], 1)[0].split()
+        return float(middle), float(late)
+
+    def _foreign(self, words: Sequence[str], programs: int) -> list[str]:
+        command = [sys.executable, str(Path(__file__).resolve()), *words]
+        started = [
+            subprocess.Popen(command, env=self.env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            for _ in range(programs)
+        ]
+        said = [process.communicate()[0] for process in started]
+        if any(process.returncode != 0 for process in started):
+            raise BrokenRunError("a foreign program failed")
+        return said
+
+
+def spin() -> float:
+    """Do the work, and give the seconds that took."""
+    began = time.perf_counter()
+    total = 0
+    for step in range(STEPS):
+        total += step * step & 7
+    return time.perf_counter() - began
+
+
+def wake() -> list[float]:
+    """Sleep again and again; give by how many milliseconds each sleep was too long, the least first."""
+    late = []
+    for _ in range(WAKES):
+        due = time.perf_counter() + WAKE_INTERVAL
+        time.sleep(WAKE_INTERVAL)
+        late.append(1000 * (time.perf_counter() - due))
+    return sorted(late)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "spin":
+        print(spin())
+    else:
+        moments = wake()
+        print(median(moments), moments[len(moments) * 99 // 100])

@@ -1,0 +1,106 @@
+"""What a run has to expect: how long its jobs take, whether a deadline is kept, which job fits no window.
+
+Feeds the scheduler with what `forecast` has learned, and says what `outlook` makes of it, at the start and
+while the head works. Time is an argument, in Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
+
+from pisa_fab import outlook
+from pisa_fab.allowance import HORIZON
+from pisa_fab.events import JobState
+from pisa_fab.forecast import Work
+from pisa_fab.history import History
+from pisa_fab.model import AtEdge, Batch, Cluster, Host
+from pisa_fab.numbering import Numbering
+
+LOOK_EVERY = 60.0  # seconds between two looks at a deadline
+
+
+def refuse(
+    batch: Batch,
+    cluster: Cluster,
+    history: History,
+    numbering: Numbering,
+    jobs: Sequence[int],
+    zone: tzinfo,
+    time: float,
+) -> None:
+    """Raise UsageError if a deadline has passed, or these jobs cannot be done before it by what is known."""
+    if batch.deadline is None:
+        return
+    if batch.expect is not None:
+        history.forecast.given = batch.expect.seconds
+    work = history.forecast.total(jobs, lambda job: batch.plan.job(numbering.index(job), job).arguments)
+    known = work or Work(0.0, 0.0, len(jobs))
+    verdict = judge(known, batch.deadline.unix(zone, time), cluster.hosts, time)
+    if (error := verdict.refusal(zone)) is not None:
+        raise error
+
+
+def judge(work: Work, deadline: float, hosts: Sequence[Host], time: float) -> outlook.Verdict:
+    """Say whether so much work is done before a deadline."""
+    over_edges = any(host.at_edge is not AtEdge.REQUEUE for host in hosts)
+    return outlook.verdict(work, deadline, [host.calendar for host in hosts], time, over_edges=over_edges)
+
+
+class Prospects:
+    """The prospects of one run."""
+
+    def __init__(self, history: History, batch: Batch, cluster: Cluster, zone: tzinfo, time: float) -> None:
+        self.history = history
+        self.batch = batch
+        self.zone = zone
+        self.hosts: Sequence[Host] = cluster.hosts
+        self.deadline = None if batch.deadline is None else batch.deadline.unix(zone, time)
+        self.alarm = outlook.Alarm()
+        self.look_at = time + LOOK_EVERY
+        if batch.expect is not None:
+            history.forecast.given = batch.expect.seconds
+        history.scheduler.expected = self.at_most
+
+    def at_most(self, job: int) -> float | None:
+        """Give how many seconds a job is expected to take at the most, None while nothing is known."""
+        found = self.history.forecast.expect(self.history.records[job].arguments)
+        return found.at_most if found else None
+
+    def begin(self, time: float, say: Callable[[str], None]) -> None:
+        """Say what is already known not to work out."""
+        work = self.work(time)
+        if work is not None and (
+            problem := outlook.too_long(work.longest, [host.calendar for host in self.hosts], time, HORIZON)
+        ):
+            say(problem)
+            if any(host.at_edge is AtEdge.PAUSE for host in self.hosts):
+                say("such jobs are paused when a window closes, and go on in the next one")
+            else:
+                say("such jobs are not started; with at_edge: pause they would run over several windows")
+
+    def look(self, time: float, say: Callable[[str], None]) -> None:
+        """Say so when the deadline will not be kept, as far as is known; called often."""
+        if self.deadline is None or time < self.look_at:
+            return
+        self.look_at = time + LOOK_EVERY
+        work = self.work(time) or Work(0.0, 0.0, self.history.scheduler.unfinished)
+        verdict = judge(work, self.deadline, self.hosts, time)
+        given = self.batch.expect is not None
+        for line in self.alarm.look(verdict, self.zone, self.history.forecast.learned, given=given):
+            say(line)
+
+    def work(self, time: float) -> Work | None:
+        """Give what is left to do, None while too little is known."""
+        history = self.history
+        scheduler = history.scheduler
+        waiting = list(scheduler.jobs_in(JobState.WAITING))
+        todo = history.forecast.total(waiting, lambda job: history.records[job].arguments)
+        left = [
+            history.forecast.left(history.records[job].arguments, time - (history.started_at(job) or time))
+            for job in scheduler.running
+        ]
+        known = [seconds for seconds in left if seconds is not None]
+        if todo is None or len(known) < len(left):
+            return None
+        return Work(todo.seconds + sum(known), max([todo.longest, *known]), todo.jobs + len(known))
