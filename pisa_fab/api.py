@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, overload
 from pisa_fab.errors import UsageError
 from pisa_fab.events import JobState
 from pisa_fab.layout import Layout
+from pisa_fab.model import MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host, Job, job_name
 from pisa_fab.model import Batch as BatchSpec
-from pisa_fab.model import Cluster, Host, Job, job_name
 from pisa_fab.numbering import Numbering
 
 if TYPE_CHECKING:
@@ -136,32 +136,46 @@ class Pool:
         return cls(specs.load_cluster(Path(path)), config=config)
 
     @classmethod
-    def of(cls, *hosts: str, slots: int = 1, config: object = None) -> Pool:
+    def of(cls, *hosts: str, slots: int = 1, owner: str = "pause", config: object = None) -> Pool:
         """Make a pool of hosts, written as in a cluster file: `Pool.of("pc[01-34]", "me@far:2222")`.
 
-        Raises UsageError for what is no name of a host, and for no host at all.
+        `owner` says what jobs do when somebody else needs a PC: `pause`, `requeue` or `ignore`. Raises
+        UsageError for what is no name of a host, and for no host at all.
         """
         from pisa_fab import specs
 
         if not hosts:
             raise UsageError("a pool needs at least one host", 'as in Pool.of("pc01")')
-        return cls(Cluster(specs.hosts_named(hosts, 1)), config=config).with_slots(slots)
+        cluster = Cluster(specs.hosts_named(hosts, 1, owner), min_free_space=MIN_FREE_SPACE)
+        return cls(cluster, config=config).with_slots(slots)
 
     @classmethod
-    def over(cls, connections: Sequence[Any], *, settings: Cluster | None = None, slots: int = 1) -> Pool:
+    def over(
+        cls,
+        connections: Sequence[Any],
+        *,
+        settings: Cluster | None = None,
+        slots: int = 1,
+        owner: str = "pause",
+    ) -> Pool:
         """Make a pool of the hosts of Fabric Connections, with their users, keys and gateways.
 
-        A host that `settings`, a cluster, also has gets its slots and the like from there.
+        A host that `settings`, a cluster, also has gets its slots and the like from there; for others `owner`
+        says what jobs do when somebody else needs the PC: `pause`, `requeue` or `ignore`. Raises UsageError.
         """
+        from pisa_fab import specs
         from pisa_fab.pool import host_of
 
         given = {host.name: host for host in settings.hosts} if settings else {}
         hosts: dict[str, Host] = {}
+        unknown = Host("", slots, owner=specs.owner_named(owner), min_free_memory=MIN_FREE_MEMORY)
         for connection in connections:
             named = host_of(connection)
-            known = given.get(named.name, Host(named.name, slots))
+            known = given.get(named.name, replace(unknown, name=named.name))
             hosts[named.name] = replace(known, user=named.user or known.user, port=named.port or known.port)
-        cluster = replace(settings or Cluster(()), hosts=tuple(hosts.values()), source=None)
+        cluster = replace(
+            settings or Cluster((), min_free_space=MIN_FREE_SPACE), hosts=tuple(hosts.values()), source=None
+        )
         by_name = {connection.original_host: connection for connection in connections}
         return cls(cluster, config=connections[0].config, connections=by_name)
 

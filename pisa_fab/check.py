@@ -222,7 +222,7 @@ def report(visit: Visit, target: Target, timeout: float, head_python: str) -> Ho
         sees = found.get("seen_here")
     return HostReport(
         host=visit.host.name,
-        slots=visit.host.slots,
+        slots=visit.host.calendar.at(time.time()).slots,
         verdict=trouble_of(reason).verdict if reason else OK,
         reason=reason,
         connect_ms=visit.connect_ms,

@@ -77,17 +77,24 @@ def find_cluster(batch: Batch | None, named: str, configured: str) -> Path | Non
 
 
 def load_pool(
-    cluster: Path | None, *, config: object = None, connections: Sequence[Any] = (), slots: int = 0
+    cluster: Path | None,
+    *,
+    config: object = None,
+    connections: Sequence[Any] = (),
+    slots: int = 0,
+    owner: str = "",
 ) -> Pool:
     """Give the pool: of these connections, else of the cluster file, else this machine. Raises PisaError.
 
-    `config` is the context's configuration; `slots`, if not 0, wins over what the cluster file says.
+    `config` is the context's configuration; `slots`, if not 0, wins over what the cluster file says; `owner`
+    is for connections that it does not know.
     """
     from pisa_fab.api import Pool
 
     loaded = Pool.load(cluster, config=config) if cluster else None
     if connections:
-        pool = Pool.over(connections, settings=loaded.cluster if loaded else None)
+        settings = loaded.cluster if loaded else None
+        pool = Pool.over(connections, settings=settings, owner=owner or "pause")
     else:
         pool = loaded or Pool.this_machine()
     return pool.with_slots(slots) if slots else pool

@@ -139,7 +139,8 @@ class Head:
         self.roster.look(now)
         self.obey_signals()
         self.look_around(now)
-        if not self.no_room and self.has_space(now):
+        has_space = self.moderation.has_space(now, self.cluster.min_free_space, self.run.free_space)
+        if has_space and not self.no_room:
             self.decide(now)
             self.look_for_common_failure()
         if self.save():
@@ -152,7 +153,7 @@ class Head:
         now = clock()
         due = [LOOK_EVERY, self.roster.wake_at() - now]
         wake_at = self.scheduler.wake_at()
-        if wake_at is not None and not self.no_room:
+        if wake_at is not None and not (self.no_room or self.moderation.is_tight):
             due.append(wake_at - now)
         news = []
         try:
@@ -194,10 +195,6 @@ class Head:
             # A result that comes twice may be one whose acknowledgement was lost.
             self.acks[action.host].append((*attempt, self.unpublished.get(attempt) == action.host))
         self.view.happened(event)
-
-    def has_space(self, now: float) -> bool:
-        """Say whether the home has room for what new jobs may write."""
-        return self.moderation.has_space(now, self.cluster.min_free_space, self.run.free_space)
 
     def save(self) -> bool:
         """Bring the journal to the disk; say so when there is no room, and when there is again."""

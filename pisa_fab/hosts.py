@@ -70,7 +70,7 @@ def standing(host: Host, history: History | None, now: float) -> Standing:
         return Standing(host, state, allowed.slots, 0, 0, why, change, coming(host, change, now))
     use = use_of(history, view, now)
     why, changes = by_calendar(host, now), coming(host, change, now)
-    if use.state != "ready":
+    if use.state not in ("ready", "held"):
         why, changes = f"{use.state}: {use.reason}", UNTIL.get(use.state, "")
     elif view.held and use.slots < allowed.slots:
         why, changes = view.held, "when that ends"

@@ -17,7 +17,8 @@ Rules that a reader may want to know:
 - A job that is given up if it is lost once more runs beside no other such job.
 - A failure that a quarantined host is to blame for is forgiven: it counts as if it had not been.
 - A job that somebody wants to be cancelled is so when nothing of it can run any more: at once if it waits,
-  when its worker has ended it, or when the doubt about it is over. If it ends by itself before, that counts.
+  when its worker has ended it, or when the doubt about it is over. If it ends by itself before, that counts;
+  a failure that is forgiven does not, and then it is cancelled.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Ledger:
         self._queues = Queues()
         self._states = States()
         self._budgets = Budgets()
-        self._unwanted: set[int] = set()  # the jobs that are to be cancelled and have not come to rest
+        self._unwanted: set[int] = set()  # the jobs that are to be cancelled, or failed before they could be
         self._hosts = Slots()
         self._machines: dict[str, str] = {}  # what each host was when it was last ready
         self._quarantine = Quarantine()
@@ -248,8 +249,10 @@ class Ledger:
         self._quarantine.ended(event, now)
         if what in (Happening.FAILED, Happening.FAILED_ONCE):
             self._budgets.fail(job, host)
-        if what in (Happening.SUCCEEDED, Happening.FAILED):
+        if what is Happening.SUCCEEDED:
             self._unwanted.discard(job)
+        elif what is Happening.FAILED:
+            pass  # and if that is forgiven, a job that nobody wants is still not run again
         elif job in self._unwanted:
             self._queue_first(job, "")
         elif what is Happening.FAILED_ONCE and self._states.wanted[job]:
@@ -371,6 +374,7 @@ class Ledger:
         moved = [job for job in event.jobs if self._states.move(job, Happening.REOPENED)]
         for job in moved:
             self._budgets.clear(job)
+            self._unwanted.discard(job)
         if moved:
             self._queues.rewind(min(moved))
 
@@ -423,6 +427,7 @@ class Ledger:
         return self._budgets.is_last_chance(self.lost_with(job))
 
     def _queue_first(self, job: int, avoid: str) -> None:
+        self._queues.remove(job)  # it is queued already where the doubt about it was over before it ended
         if job in self._unwanted:
             self._queues.unwanted[job] = None
         elif self._states.wanted[job]:
@@ -431,6 +436,7 @@ class Ledger:
 
     def _queue_lost(self, job: int) -> None:
         losses = self.lost_with(job)
+        self._queues.remove(job)
         if self._states.wanted[job] and job not in self._unwanted and self._budgets.is_hopeless(losses):
             self._queues.hopeless[job] = None
         else:

@@ -193,6 +193,12 @@ class Owner:
     load: float = 0.5
 
 
+# What holds for PCs that somebody has named, where nothing else is said.
+COURTESY = Owner(OwnerPolicy.PAUSE)
+MIN_FREE_MEMORY = 500 << 20
+MIN_FREE_SPACE = 100 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """A PC of the pool.

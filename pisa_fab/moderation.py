@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import inf
 
 from pisa_fab import allowance
 from pisa_fab.events import Event, JobsPaused, SlotsChanged, size
@@ -17,6 +18,7 @@ from pisa_fab.model import Host
 from pisa_fab.scheduler import Scheduler
 
 SPACE_EVERY = 10.0  # seconds between two looks at the free space of the home
+REFRESH = 86400.0  # seconds after which a host's horizon is looked at anew, though its slots stay the same
 
 
 @dataclass(slots=True)
@@ -26,16 +28,18 @@ class Standing:
     Attributes:
         host: as the cluster file has it.
         slots: how many jobs its calendar allows.
-        change_at: the Unix time at which it allows something else, None for never.
-        held: why it may run nothing all the same, or "".
+        change_at: the Unix time at which it allows something else, or is to be looked at again.
+        held: why its worker wants nothing to be run all the same, or "".
+        leaving: why it is to go, or "".
         told: the slots and the reason that are in the journal, None while it is not at work.
         paused: the jobs that stand still there, as the journal has it.
     """
 
     host: Host
     slots: int = 0
-    change_at: float | None = None
+    change_at: float = 0.0
     held: str = ""
+    leaving: str = ""
     told: tuple[int, str] | None = None
     paused: tuple[int, ...] = ()
 
@@ -44,7 +48,7 @@ class Moderation:
     """All hosts of a run.
 
     `record` journals an event, `send` gives a worker a message, `say` tells the person; `nice` is that of the
-    batch's jobs.
+    batch's jobs, `clock` gives Unix time.
     """
 
     def __init__(
@@ -54,32 +58,34 @@ class Moderation:
         record: Callable[[Event], None],
         send: Callable[[str, Message], None],
         say: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.scheduler = scheduler
         self.nice = nice
         self.record = record
         self.send = send
         self.say = say
-        self._is_tight = False  # whether the home has less free space than that
+        self.clock = clock
+        self.is_tight = False  # whether the home has less free space than it is to have
         self._space_at = 0.0  # monotonic; when to look at it again
         self.standings: dict[str, Standing] = {}
         self._looked_at = 0.0  # Unix time; it goes back where somebody sets the clock
-        self._due = float("inf")
+        self._due = inf
 
     def take(self, host: Host, now: float) -> None:
         """Take a host in, or what the cluster file now says of one; `now` is monotonic."""
         standing = self.standings.setdefault(host.name, Standing(host))
-        standing.host = host
-        self._set(standing, time.time(), now)
+        standing.host, standing.leaving = host, ""
+        self._set(standing, self.clock(), now)
         if standing.told is not None:
-            self.send(host.name, {"op": "bounds", **self.bounds(host)})
+            self._send_bounds(standing)
             self._journal(standing)
 
     def bounds(self, host: Host) -> Message:
         """Give what a worker has to know to keep within bounds by itself."""
         owner = {**asdict(host.owner), "policy": host.owner.policy.value}
         return {
-            "phases": allowance.phases(host, time.time(), self.nice),
+            "phases": allowance.phases(host, self.clock(), self.nice),
             "at_edge": host.at_edge.value,
             "owner": {**owner, "min_free_memory": host.min_free_memory},
         }
@@ -92,6 +98,7 @@ class Moderation:
         standing = self.standings[name]
         standing.held = _why(message)
         standing.told, standing.paused = (standing.slots, ""), ()
+        self._send_bounds(standing)  # those in its first message were as old as the call, and the file's then
         return standing.slots
 
     def settle(self, name: str, message: Message) -> None:
@@ -111,40 +118,40 @@ class Moderation:
     def dismiss(self, name: str, reason: str) -> None:
         """Let a host run nothing more, because it is to go."""
         standing = self.standings[name]
-        standing.slots, standing.change_at = 0, None
-        standing.held = reason
+        standing.slots, standing.change_at = 0, inf
+        standing.leaving = reason
         self._journal(standing)
 
     def look(self, now: float) -> None:
         """Do what calendars say now."""
-        moment = time.time()
+        moment = self.clock()
         if self._looked_at <= moment < self._due:
             self._looked_at = moment
             return
         is_back = moment < self._looked_at
         self._looked_at = moment
         for standing in self.standings.values():
-            if is_back or (standing.change_at is not None and standing.change_at <= moment):
+            if not standing.leaving and (is_back or standing.change_at <= moment):
                 self.take(standing.host, now)
-        due = [standing.change_at for standing in self.standings.values() if standing.change_at is not None]
-        self._due = min(due, default=float("inf"))
+        self._due = min((standing.change_at for standing in self.standings.values()), default=inf)
 
     def has_space(self, now: float, least: int, free_space: Callable[[], int]) -> bool:
         """Say whether the home has at least so many bytes free; tell the person when that changes."""
         if now >= self._space_at:
             self._space_at = now + SPACE_EVERY
             free = free_space()
-            if (free < least) != self._is_tight:
-                self._is_tight = not self._is_tight
-                what = "nothing new is started" if self._is_tight else "there is room again"
+            if (free < least) != self.is_tight:
+                self.is_tight = not self.is_tight
+                what = "nothing new is started" if self.is_tight else "there is room again"
                 self.say(f"the home has {size(free)} free, min_free_space is {size(least)}: {what}")
-        return not self._is_tight
+        return not self.is_tight
 
     def _set(self, standing: Standing, moment: float, now: float) -> None:
         host = standing.host
         standing.slots = allowance.allowed(host, moment).slots
-        standing.change_at = allowance.change_after(host, moment)
-        self._due = min(self._due, standing.change_at or self._due)
+        change_at = allowance.change_after(host, moment)
+        standing.change_at = moment + REFRESH if change_at is None else min(change_at, moment + REFRESH)
+        self._due = min(self._due, standing.change_at)
         horizon = allowance.horizon(host, moment)
         self.scheduler.set_horizon(host.name, horizon.shifted(now - moment))
 
@@ -152,11 +159,15 @@ class Moderation:
         """Journal what a host may run, if that is news."""
         if standing.told is None:
             return
-        slots = 0 if standing.held else standing.slots
+        reason = standing.leaving or standing.held
+        slots = 0 if reason else standing.slots
         before_slots, before_reason = standing.told
-        if slots != before_slots or bool(standing.held) != bool(before_reason):
-            standing.told = (slots, standing.held)
-            self.record(SlotsChanged(standing.host.name, slots, standing.held))
+        if slots != before_slots or bool(reason) != bool(before_reason):
+            standing.told = (slots, reason)
+            self.record(SlotsChanged(standing.host.name, slots, reason))
+
+    def _send_bounds(self, standing: Standing) -> None:
+        self.send(standing.host.name, {"op": "bounds", **self.bounds(standing.host)})
 
 
 def _why(message: Message) -> str:

@@ -32,6 +32,7 @@ from pisa_fab.events import (
     HostUnusable,
     JobGivenUp,
     JobRecord,
+    JobsPaused,
     JobState,
     SlotsChanged,
 )
@@ -239,7 +240,7 @@ def brief(history: History) -> str:
     if history.failed:
         parts.append(f"{history.failed} failed")
     if counts[JobState.RUNNING]:
-        parts.append(f"{counts[JobState.RUNNING]} running")
+        parts.append(f"{counts[JobState.RUNNING]} running{paused(history)}")
     parts.append(plural(len(scheduler.ready_hosts), "host"))
     rate, left = history.rate(time.time()), history.eta(time.time())
     if rate:
@@ -266,7 +267,7 @@ def notable(event: Event) -> str:
             return f"{event.host}: lost: {event.reason}; it is called again"
         case HostReady(resumed=True):
             return f"{event.host}: back, with {plural(len(event.holds), 'job')} that it still has"
-        case HostReleased() | SlotsChanged(slots=0):
+        case HostReleased():
             return f"{event.host}: {event.reason}" if event.reason else ""
         case HostQuarantined():
             again = f"; {plural(len(event.jobs), 'job')} run again elsewhere" if event.jobs else ""
@@ -287,7 +288,10 @@ def logged(event: Event) -> str:
     if isinstance(event, HostReady):
         return f"{event.host}: ready, {plural(event.slots, 'slot')}, Python {event.python}"
     if isinstance(event, SlotsChanged):
-        return f"{event.host}: {plural(event.slots, 'slot')}"
+        return f"{event.host}: {plural(event.slots, 'slot')}{f' ({event.reason})' if event.reason else ''}"
+    if isinstance(event, JobsPaused):
+        still = listing([job_name(job) for job in event.jobs])
+        return f"{event.host}: {f'{still} stand still' if still else 'its jobs go on'}"
     if isinstance(event, HostProbed):
         return f"{event.host}: gets one job, to see whether it does well again"
     if isinstance(event, AttemptStarted):
@@ -319,10 +323,19 @@ def harmless_lines(text: str) -> str:
     return "\n".join(map(harmless, text.split("\n")))
 
 
+def paused(history: History) -> str:
+    """Say how many of the running jobs stand still, "" if none does."""
+    return f" ({len(history.paused)} paused)" if history.paused else ""
+
+
 def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
-    parts = [f"{counts[state]} {state.value}" for state in JobState if counts[state]]
+    parts = [
+        f"{counts[state]} {state.value}{paused(history) if state is JobState.RUNNING else ''}"
+        for state in JobState
+        if counts[state]
+    ]
     left_out = history.opened.left_out if history.opened else 0
     others = f" ({left_out} others were left out)" if left_out else ""
     return f"{plural(len(history.scheduler.jobs), 'job')}{others}: {', '.join(parts) or 'none'}"

@@ -89,10 +89,7 @@ class Queues:
         passed = 0
         for queue in (self._first, self._last):
             if queue is self._last:
-                for place in range(self._cursor, len(self.jobs)):
-                    job = self.jobs[place]
-                    if state[job] != waiting or job in self._first or job in self._last or job in self._alone:
-                        continue
+                for job in self._fresh(state, waiting):
                     yield job, ""
                     passed += state[job] == waiting
                     if passed >= most:
@@ -102,6 +99,25 @@ class Queues:
                 passed += job in queue
                 if passed >= most:
                     return
+
+    def _fresh(self, state: bytearray, waiting: int) -> Iterator[int]:
+        """Give the fresh jobs in their order; what lies between them is passed over quickly."""
+        jobs = self.jobs
+        place, is_first = self._cursor, True
+        while place < len(jobs):
+            found = state.find(waiting, jobs[place])
+            place = len(jobs) if found < 0 else bisect_left(jobs, found, place)
+            if place == len(jobs):
+                return
+            job = jobs[place]
+            if state[job] != waiting or job in self._last or job in self._alone:
+                place += job == found
+                continue
+            if is_first:
+                self._cursor, is_first = place, False
+            place += 1
+            if job not in self._first:
+                yield job
 
     def before(self, job: int, state: bytearray, waiting: int) -> int:
         """Say how many jobs come before this one, which waits; `state` and `waiting` as for `next`."""

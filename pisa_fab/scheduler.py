@@ -66,13 +66,17 @@ class Scheduler(Ledger):
         if self._draining:
             return []
         decisions: list[Decision] = [*self._quarantine.decide(now)]
-        for job in self.doubts.over(now):
-            self._queue_lost(job)
-        decisions += [JobGivenUp(job, self.lost_with(job)) for job in self._queues.hopeless]
-        if self._queues.unwanted:
-            decisions.append(JobsCancelled(tuple(sorted(self._queues.unwanted))))
         for decision in decisions:
             self.apply(decision, now)
+        ends: list[Decision] = []
+        for job in self.doubts.over(now):
+            self._queue_lost(job)
+        ends += [JobGivenUp(job, self.lost_with(job)) for job in self._queues.hopeless]
+        if self._queues.unwanted:
+            ends.append(JobsCancelled(tuple(sorted(self._queues.unwanted))))
+        for decision in ends:
+            self.apply(decision, now)
+        decisions += ends
         self._set_slots()
         decisions += self._start_last_chances(now)
         decisions += self._start_in_time(now) if self._horizons else self._start_all()

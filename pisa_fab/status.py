@@ -91,6 +91,7 @@ def hosts(history: History, now: float) -> Iterator[str]:
     well = [use for use in found if use.state == "ready"]
     if well:
         slots = plural(sum(use.slots for use in well), "slot")
+        # Those without any are among them: their cluster file says so, and `hosts` says until when.
         names = listed([use.host.name for use in well])
         yield f"  {plural(len(well), 'host')} with {slots}: {names}"
     for use in found:
@@ -131,6 +132,7 @@ def as_json(history: History, layout: Layout, *, head: bool) -> str:
         "closed": history.closed.reason if history.closed else None,
         "jobs": len(scheduler.jobs),
         "left_out": history.opened.left_out if history.opened else 0,
+        "paused": [job_name(job) for job in sorted(history.paused)],
         "counts": {state.value: counts[state] for state in JobState},
         "rate": history.rate(now) if head else None,
         "eta_seconds": history.eta(now) if head else None,
@@ -153,6 +155,7 @@ def host_as_json(use: Use) -> dict[str, Any]:
         "state": use.state,
         "slots": host.slots,
         "running": host.running,
+        "paused": host.paused,
         "done": host.done,
         "reason": use.reason,
     }

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cancel", "check", "collect", "dryrun", "here", "hosts", "init", "logs", "status", "submit"]
 
-DEFAULTS = ("jobs", "cluster", "slots", "notify")  # keys below `pisa:` in Invoke's configuration
+DEFAULTS = ("jobs", "cluster", "slots", "owner", "notify")  # keys below `pisa:` in Invoke's configuration
 P = ParamSpec("P")
 # A task's body: it gets the context, the Connections of `fab -H` (none elsewhere), and its options.
 Body = Callable[Concatenate[Context, Sequence[Any], P], int]
@@ -171,7 +171,8 @@ def the_pool(c: Context, connections: Sequence[Any], batch: Batch | None, cluste
     """Give the pool for a batch; None stands for the current folder. Raises PisaError."""
     file = commands.find_cluster(batch, cluster, configured(c, "cluster"))
     slots = slots or number_of(configured(c, "slots"), "pisa.slots")
-    return commands.load_pool(file, config=c.config, connections=connections, slots=slots)
+    owner = configured(c, "owner")
+    return commands.load_pool(file, config=c.config, connections=connections, slots=slots, owner=owner)
 
 
 @pisa_task(
@@ -185,7 +186,7 @@ def the_pool(c: Context, connections: Sequence[Any], batch: Batch | None, cluste
         "rerun": "run all jobs again",
         "only": f"run only these jobs: {ONLY}",
         "detach": "go on in the background, also after logging out",
-        "slots": "jobs at once on each host, whatever the cluster file says",
+        "slots": "jobs at once on each host, outside of the windows of the cluster file",
         "script": "without a jobs file: the Python script to run",
         "command": "without a jobs file: the program to run, with its first arguments",
         "sweep": "its arguments that vary, as in -n=0..40 or --mode=fast,exact; may be given often",

@@ -28,7 +28,8 @@ class Use:
 
     Attributes:
         host: what the history has of it.
-        state: that of the history, or `resting` (it could start nothing a moment ago), or `probed`.
+        state: that of the history, or `resting` (it could start nothing a moment ago), `probed`, or `held`
+            (somebody else needs it, or it has no memory to spare).
         slots: how many jobs it may run at once now.
         reason: why these are not all of its slots, or "".
     """
@@ -54,7 +55,9 @@ def use_of(history: History, host: HostView, now: float) -> Use:
         return Use(host, host.state, 0, host.reason)
     if held and host.refused:
         return Use(host, "resting", 0, f"can start nothing: {host.refused}")
-    return Use(host, host.state, host.slots)
+    if host.held and not host.slots:
+        return Use(host, "held", 0, host.held)
+    return Use(host, host.state, host.slots, "" if host.slots else "the cluster file gives it no slots now")
 
 
 def uses(history: History, now: float) -> list[Use]:
@@ -182,7 +185,11 @@ def _running(history: History, job: int, view: JobView, *, head: bool, now: floa
     when = "" if since is None else f" since {moment(since)}"
     if head:
         took = "" if since is None else f", for {duration(now - since)}"
-        yield f"it runs on {started.host}{when}{took}, attempt {started.attempt}"
+        if job in history.paused:
+            why = history.hosts[started.host].held or "no more may run there at this hour"
+            yield f"it stands still on {started.host}, begun{when}, attempt {started.attempt}: {why}"
+        else:
+            yield f"it runs on {started.host}{when}{took}, attempt {started.attempt}"
     else:
         yield f"it was running on {started.host}{when}, attempt {started.attempt}, when its head ended"
     if view.unwanted:

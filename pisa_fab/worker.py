@@ -131,6 +131,12 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "JULIA_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "LOKY_MAX_CPU_COUNT",
 )
 
 
@@ -330,6 +336,7 @@ class Worker:
         elif op == "bounds":
             self.take_bounds(message)
             self.regulate(clock())
+            self.look_at = 0.0  # by other rules the same may be too little, or enough
         elif op == "setup":
             self.setup = message
             self.set_up_at = clock()
@@ -538,7 +545,7 @@ class Worker:
         stray_sessions([os.getpid(), *jobs], self.nice)
         if self.confinement is not None:
             for attempt in self.running.values():
-                if not attempt.is_killed and self.confinement.is_over(attempt.processes()):
+                if not attempt.ending and self.confinement.is_over(attempt.processes()):
                     attempt.ending = "memory"
                     attempt.kill()
         folder = os.path.dirname(self.note.wanted) if self.note is not None else ""

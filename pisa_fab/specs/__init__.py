@@ -10,14 +10,15 @@ them, and neither does `import pisa_fab.specs`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import tzinfo
 from pathlib import Path
 
 from pisa_fab.errors import Position, SpecError, UsageError
 from pisa_fab.layout import Layout
-from pisa_fab.model import Batch, Cluster, Host
+from pisa_fab.model import MIN_FREE_MEMORY, Batch, Cluster, Host, Owner, OwnerPolicy
 
-__all__ = ["ad_hoc_batch", "hosts_named", "load_batch", "load_cluster", "local_zone"]
+__all__ = ["ad_hoc_batch", "hosts_named", "load_batch", "load_cluster", "local_zone", "owner_named"]
 
 
 def load_batch(path: Path, *, allow_huge: bool = False) -> Batch:
@@ -109,7 +110,14 @@ def load_cluster(path: Path) -> Cluster:
     return read_cluster(parse_yaml(path))
 
 
-def hosts_named(texts: Iterable[str], slots: int) -> tuple[Host, ...]:
+def owner_named(text: str) -> Owner:
+    """Give how jobs stand back for others at a PC: `pause`, `requeue` or `ignore`. Raises UsageError."""
+    if text not in list(OwnerPolicy):
+        raise UsageError(f"owner must be {', '.join(OwnerPolicy)}, not {text!r}")
+    return Owner(OwnerPolicy(text))
+
+
+def hosts_named(texts: Iterable[str], slots: int, owner: str) -> tuple[Host, ...]:
     """Give the hosts that texts like `pc[01-34]` and `user@host:port` name, each once. Raises UsageError."""
     from pisa_fab.specs.hosts import expand_addresses
     from pisa_fab.specs.problems import FieldError
@@ -121,4 +129,5 @@ def hosts_named(texts: Iterable[str], slots: int) -> tuple[Host, ...]:
         except FieldError as error:
             raise UsageError(f"a host {error}", error.hint) from error
         hosts.update((each.host, Host(each.host, slots, each.user, each.port)) for each in named)
-    return tuple(hosts.values())
+    rules = owner_named(owner)
+    return tuple(replace(host, owner=rules, min_free_memory=MIN_FREE_MEMORY) for host in hosts.values())

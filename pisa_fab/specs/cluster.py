@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from pisa_fab.model import Cluster, Host, Owner, OwnerPolicy
+from pisa_fab.model import COURTESY, MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host
 from pisa_fab.specs.fields import Count, Duration, Name, Nice, Port, Size, Text
 from pisa_fab.specs.hosts import HostName, expand_addresses
 from pisa_fab.specs.problems import FieldError, label, quoted, validate
@@ -16,9 +16,6 @@ from pisa_fab.specs.text import Document, Keys, absolute, at_home, is_file, look
 from pisa_fab.specs.windows import Edge, OwnerEntry, WindowEntry, Zone, local_zone, owner_entry
 
 # What a host of a cluster file keeps free and does for other people, where nothing else is written.
-OWNER = Owner(OwnerPolicy.PAUSE)
-MIN_FREE_MEMORY = 500 << 20
-MIN_FREE_SPACE = 100 << 20
 
 _OPTIONS = ("slots", "user", "port", "identity", "gateway", "python", "nice", "at_edge", "min_free_memory")
 
@@ -120,7 +117,7 @@ def read_cluster(document: Document) -> Cluster:
     start = Host(
         "",
         zone=_zone(document, spec),
-        owner=replace(OWNER, **_of_owner(spec)),
+        owner=replace(COURTESY, **_of_owner(spec)),
         min_free_memory=MIN_FREE_MEMORY,
     )
     for_all = replace(start, **_with_identity(document, spec, ()))

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pisa_fab.errors import SpecError
-from pisa_fab.model import Cluster, Host
-from pisa_fab.specs.cluster import MIN_FREE_MEMORY, MIN_FREE_SPACE, OWNER
+from pisa_fab.model import COURTESY, MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host
 from pisa_fab.specs.fields import Name, Text, split_words
 from pisa_fab.specs.hosts import split_address
 from pisa_fab.specs.problems import FieldError, label, shown, validate
@@ -158,7 +157,7 @@ class All(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     num_tasks: Count
-    owner: Policy = OWNER.policy
+    owner: Policy = COURTESY.policy
 
 
 class PisaCluster(BaseModel):
@@ -175,7 +174,7 @@ def read_pisa_cluster(document: Document) -> Cluster:
     if not isinstance(document.data, dict):
         raise document.wrong((), "a cluster file must be an object", 'write {"all": ..., "devices": [...]}')
     spec = validate(PisaCluster, document)
-    owner = replace(OWNER, policy=spec.all.owner)
+    owner = replace(COURTESY, policy=spec.all.owner)
     start = Host("", owner=owner, min_free_memory=MIN_FREE_MEMORY)
     hosts: dict[str, Host] = {}
     for index, device in enumerate(spec.devices):

@@ -160,7 +160,8 @@ from pisa_fab import Batch, Pool
 
 batch = Batch.load("jobs.yaml")
 print(len(Pool.load("cluster.yaml")), {result.host for result in Pool.load("cluster.yaml").run(batch)})
-for pool in (Pool.of("pc[03-03]", slots=2), Pool.over([Connection("pc02")]).with_slots(2)):
+mine = {"slots": 2, "owner": "ignore"}
+for pool in (Pool.of("pc[03-03]", **mine), Pool.over([Connection("pc02")], **mine)):
     print({result.host for result in pool.run(batch, rerun=True)})
 """
     done = python(run_program, grid, source)
@@ -219,7 +220,7 @@ def test_no_host_is_an_error(grid: Project, hosts: Hosts, run_program: Run) -> N
 from pisa_fab import Batch, PisaError, Pool
 
 try:
-    Pool.of("pc01").run(Batch.load("jobs.yaml"))
+    Pool.of("pc01", owner="ignore").run(Batch.load("jobs.yaml"))
 except PisaError as error:
     print(error.exit_code, error.message)
 """

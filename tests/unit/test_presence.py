@@ -53,12 +53,12 @@ class Model:
             patience = self.quiet if self.begun else self.idle
             self.wait_for_people = max(self.wait_for_people, patience - age)
         high = load is not None and load > self.limit
-        squeezed = load is not None and pressed and load >= self.limit / 5
+        squeezed = load is not None and pressed and load >= self.limit / 2
         lasting = load is not None and self.bar > 0 and load >= 0.6 * self.bar
         if high:
             self.bar = self.limit
         elif squeezed and not self.bar:
-            self.bar = self.limit / 5
+            self.bar = self.limit / 2
         if high or squeezed or lasting:
             self.wait_for_load = self.quiet
         busy = bool(self.wait_for_people or self.wait_for_load or age == 0 or high or squeezed or lasting)

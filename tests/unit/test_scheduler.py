@@ -1071,6 +1071,7 @@ class AnyRun(RuleBasedStateMachine):
         for job in jobs:
             if self.scheduler.state(job) in FINAL:
                 self.published.pop(job, None)
+                self.unwanted.discard(job)
         self.happen(JobsReopened(tuple(sorted(jobs))))
 
     @rule(jobs=st.sets(st.integers(0, JOBS - 1), min_size=1))
@@ -1083,8 +1084,8 @@ class AnyRun(RuleBasedStateMachine):
     @invariant()
     def what_is_to_be_cancelled_ends_once(self) -> None:
         for job in range(JOBS):
-            if self.scheduler.state(job) in FINAL:
-                self.unwanted.discard(job)
+            if self.scheduler.state(job) in FINAL and self.scheduler.state(job) is not JobState.FAILED:
+                self.unwanted.discard(job)  # a failure may be forgiven
             assert self.scheduler.is_unwanted(job) is (job in self.unwanted)
 
     @precondition(lambda self: len(self.lines) > 20)
