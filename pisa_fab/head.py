@@ -139,8 +139,7 @@ class Head:
         self.roster.look(now)
         self.obey_signals()
         self.look_around(now)
-        has_space = self.moderation.has_space(now, self.cluster.min_free_space, self.run.free_space)
-        if has_space and not self.no_room:
+        if self.moderation.has_space(now, self.cluster, self.run) and not self.no_room:
             self.decide(now)
             self.look_for_common_failure()
         if self.save():

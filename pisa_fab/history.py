@@ -299,18 +299,21 @@ class History:
 
         While jobs wait: what is unfinished by the rate of late, but no less than what one job takes. When all
         that are left run, they run side by side and the rate says nothing: then it is what the job that was
-        started last still needs if it takes as long as the mean. If it has taken longer, nobody knows.
+        started last still needs if it takes as long as the mean. If it has taken longer, nobody knows; nor
+        for how long jobs stand still, or hosts may run nothing.
         """
         scheduler = self.scheduler
         if scheduler.finished:
             return 0.0
-        if self.closed is not None or not scheduler.ready_hosts:
+        if self.closed is not None or not self._slots():
             return None
         mean, rate = self._pace.mean_seconds(), self.rate(time)
         if mean is None or rate is None:
             return None
         if scheduler.unfinished > len(scheduler.running):
             return max(scheduler.unfinished / rate, mean)
+        if self.paused:
+            return None
         youngest = max(self._started[job] for job in scheduler.running)
         left = mean - (time - youngest)
         return left if left > 0 else None

@@ -14,7 +14,8 @@ from math import inf
 from pisa_fab import allowance
 from pisa_fab.events import Event, JobsPaused, SlotsChanged, size
 from pisa_fab.link import Message
-from pisa_fab.model import Host
+from pisa_fab.model import Cluster, Host
+from pisa_fab.run import Run
 from pisa_fab.scheduler import Scheduler
 
 SPACE_EVERY = 10.0  # seconds between two looks at the free space of the home
@@ -135,11 +136,11 @@ class Moderation:
                 self.take(standing.host, now)
         self._due = min((standing.change_at for standing in self.standings.values()), default=inf)
 
-    def has_space(self, now: float, least: int, free_space: Callable[[], int]) -> bool:
-        """Say whether the home has at least so many bytes free; tell the person when that changes."""
+    def has_space(self, now: float, cluster: Cluster, run: Run) -> bool:
+        """Say whether the home has room for what new jobs may write; tell the person when that changes."""
         if now >= self._space_at:
             self._space_at = now + SPACE_EVERY
-            free = free_space()
+            free, least = run.free_space(), cluster.min_free_space
             if (free < least) != self.is_tight:
                 self.is_tight = not self.is_tight
                 what = "nothing new is started" if self.is_tight else "there is room again"
