@@ -71,11 +71,13 @@ class Forecast:
     Attributes:
         given: what the jobs file says of a job with these arguments, in seconds; may be set at any time.
         learned: how many successes came in.
+        version: as long as it is the same, and `given` too, so is what is expected of a job.
     """
 
     def __init__(self, given: Given | None = None) -> None:
         self.given = given
         self.learned = 0
+        self.version = 0
         self._sample: list[tuple[int, Arguments, float]] = []
         self._below = _WORD  # a success is sampled when its number, scattered over 32 bits, is below
         self._newest: deque[tuple[int, Arguments, float]] = deque(maxlen=NEWEST)
@@ -100,6 +102,7 @@ class Forecast:
         if self.learned >= self._next:
             # Taken here and not where it is used, so that it does not matter when anybody asks.
             self._taken = self._sample[:], list(self._newest)
+            self.version += 1
             self._next = self.learned + min(MOST_NEW, max(1, self.learned // GROWTH))
 
     def expect(self, arguments: Arguments) -> Expected | None:

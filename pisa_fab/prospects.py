@@ -18,6 +18,7 @@ from pisa_fab.model import AtEdge, Batch, Cluster, Host
 from pisa_fab.numbering import Numbering
 
 LOOK_EVERY = 60.0  # seconds between two looks at a deadline
+MOST_KNOWN = 10_000  # jobs whose expectations are kept; near an edge the same ones are asked for every second
 
 
 def refuse(
@@ -58,14 +59,22 @@ class Prospects:
         self.deadline = None if batch.deadline is None else batch.deadline.unix(zone, time)
         self.alarm = outlook.Alarm()
         self.look_at = time + LOOK_EVERY
+        self._known: dict[int, float | None] = {}
+        self._known_version = -1
         if batch.expect is not None:
             history.forecast.given = batch.expect.seconds
         history.scheduler.expected = self.at_most
 
     def at_most(self, job: int) -> float | None:
         """Give how many seconds a job is expected to take at the most, None while nothing is known."""
-        found = self.history.forecast.expect(self.history.records[job].arguments)
-        return found.at_most if found else None
+        forecast = self.history.forecast
+        if self._known_version != forecast.version or len(self._known) >= MOST_KNOWN:
+            self._known_version = forecast.version
+            self._known.clear()
+        if job not in self._known:
+            found = forecast.expect(self.history.records[job].arguments)
+            self._known[job] = found.at_most if found else None
+        return self._known[job]
 
     def begin(self, time: float, say: Callable[[str], None]) -> None:
         """Say what is already known not to work out."""

@@ -10,6 +10,10 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 
+_BITS = 32
+_WORD = 1 << _BITS
+_GOLDEN = 2654435769  # 2**32 over the golden ratio (Knuth, The Art of Computer Programming 3, 6.4)
+
 
 class Queues:
     """The order of what waits. Each job that had a turn before comes with the host to avoid, or "".
@@ -25,6 +29,7 @@ class Queues:
         self.hopeless: OrderedDict[int, None] = OrderedDict()
         self.unwanted: OrderedDict[int, None] = OrderedDict()
         self._cursor = 0  # no fresh job of the batch stands before it
+        self._scatter = 0  # where `scattered` goes on, in parts of the batch
         self._alone: OrderedDict[int, str] = OrderedDict()
         self._first: OrderedDict[int, str] = OrderedDict()
         self._last: OrderedDict[int, str] = OrderedDict()
@@ -118,6 +123,23 @@ class Queues:
             place += 1
             if job not in self._first:
                 yield job
+
+    def scattered(self, state: bytearray, waiting: int, most: int) -> Iterator[int]:
+        """Give up to `most` fresh jobs from all over the batch, others at the next time.
+
+        They lie evenly but not in step with a sweep: at the multiples of the golden ratio.
+        """
+        jobs = self.jobs
+        for _ in range(most):
+            self._scatter = (self._scatter + _GOLDEN) % _WORD
+            place = self._cursor + (self._scatter * (len(jobs) - self._cursor) >> _BITS)
+            found = state.find(waiting, jobs[place]) if place < len(jobs) else -1
+            place = bisect_left(jobs, found, place) if found >= 0 else len(jobs)
+            if place < len(jobs) and jobs[place] == found and not self._is_queued(found):
+                yield found
+
+    def _is_queued(self, job: int) -> bool:
+        return job in self._first or job in self._last or job in self._alone
 
     def before(self, job: int, state: bytearray, waiting: int) -> int:
         """Say how many jobs come before this one, which waits; `state` and `waiting` as for `next`."""

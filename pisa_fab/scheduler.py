@@ -14,7 +14,10 @@ from math import inf
 
 from pisa_fab.allowance import Horizon
 from pisa_fab.events import (
+    Action,
+    AttemptEnded,
     AttemptStarted,
+    Event,
     HostCleared,
     HostProbed,
     HostQuarantined,
@@ -24,7 +27,8 @@ from pisa_fab.events import (
 from pisa_fab.ledger import Ledger
 from pisa_fab.states import WAITING
 
-LOOK_AHEAD = 200  # jobs that are looked at when those before them would not end in time
+LOOK_AHEAD = 100  # jobs that are looked at when those before them would not end in time
+LOOK_AROUND = 100  # and so many more all over the batch: in a sweep those that come next are all alike
 
 Decision = AttemptStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
 
@@ -38,6 +42,13 @@ class Scheduler(Ledger):
         self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
         self.expected: Callable[[int], float | None] = _unknown
+
+    def apply(self, event: Event, now: float = 0.0) -> list[Action]:
+        """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
+        actions = super().apply(event, now)
+        if isinstance(event, AttemptEnded) and event.job not in self.running:
+            self._ends.pop(event.job, None)
+        return actions
 
     def wake_at(self) -> float | None:
         """Say when `decide` may have something new to say though nothing happens."""
@@ -87,24 +98,29 @@ class Scheduler(Ledger):
             host = self._hosts.pick(found[1])
             if host is None:
                 break
-            yield self._start(found[0], host)
+            yield self._start(found[0], host, 0.0, None)
 
     def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
         """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""
-        too_long = inf  # no host has time for a job that takes so long
-        for job, avoid in self._queues.ahead(self._states.codes, WAITING, LOOK_AHEAD):
+        too_long = inf  # no host has time for a job that takes so long,
+        longest = min(horizon.longest for horizon in self._horizons.values())  # unless it may be paused
+        for job, avoid in self._candidates():
             seconds = self.expected(job)
-            if seconds is not None and seconds >= too_long:
+            if seconds is not None and too_long <= seconds <= longest:
                 continue
             closed = self._closed_to(seconds, now)
             host = self._hosts.pick(avoid, closed)
             if host is not None:
-                self._ends[job] = inf if seconds is None else now + seconds
-                yield self._start(job, host)
+                yield self._start(job, host, now, seconds)
             elif self._hosts.pick(avoid) is None:
                 return
             elif seconds is not None:
-                too_long = seconds
+                too_long = min(too_long, seconds)
+
+    def _candidates(self) -> Iterator[tuple[int, str]]:
+        yield from self._queues.ahead(self._states.codes, WAITING, LOOK_AHEAD)
+        for job in self._queues.scattered(self._states.codes, WAITING, LOOK_AROUND):
+            yield job, ""
 
     def _closed_to(self, seconds: float | None, now: float) -> set[str]:
         """Name the hosts where a job of so many seconds would not end in time."""
@@ -126,7 +142,10 @@ class Scheduler(Ledger):
                 return False
         return True
 
-    def _start(self, job: int, host: str) -> AttemptStarted:
+    def _start(self, job: int, host: str, now: float, seconds: float | None) -> AttemptStarted:
+        self._ends.pop(job, None)
+        if seconds is not None:
+            self._ends[job] = now + seconds
         started = AttemptStarted(job, self._states.attempts[job] + 1, host)
         self._on_started(started)
         return started
@@ -141,11 +160,12 @@ class Scheduler(Ledger):
             return
         closed = {started.host for job, started in self.running.items() if self._has_last_chance(job)}
         for job, avoid in waiting:
-            late = self._closed_to(self.expected(job), now) if self._horizons else set()
+            seconds = self.expected(job) if self._horizons else None
+            late = self._closed_to(seconds, now)
             host = self._hosts.pick(avoid, closed | late)
             if host is not None:
                 closed.add(host)
-                yield self._start(job, host)
+                yield self._start(job, host, now, seconds)
 
 
 def _unknown(job: int) -> None:

@@ -140,8 +140,8 @@ THREAD_VARIABLES = (
 )
 
 
-def take_long_slices() -> None:
-    """Ask for few, long turns of the processor, for this process and all that it starts.
+def take_long_slices(pid: int) -> None:
+    """Ask for few, long turns of the processor, for a process and all that it starts from now on.
 
     A scheduler that knows the length of turns (EEVDF, Linux 6.12) lets programs with short ones go first,
     which is what people sit in front of. And jobs that share a core throw each other out of its caches less
@@ -153,10 +153,10 @@ def take_long_slices() -> None:
         return
     import ctypes
 
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    nice = os.getpriority(os.PRIO_PROCESS, pid)
     # struct sched_attr of sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period.
     attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, SLICE_NANOSECONDS, 0, 0)
-    ctypes.CDLL(None).syscall(call, 0, attributes, 0)
+    ctypes.CDLL(None).syscall(call, pid, attributes, 0)
 
 
 class RefusedError(Exception):
@@ -196,7 +196,7 @@ class Worker:
         self.confinement: Confinement | None = None  # if jobs have a memory limit
         self.note: Note | None = None
         self.complained = ""  # of the note, to the head
-        self.nice = 0  # of the worker; jobs may stand back further
+        self.nice = 0  # of its jobs, at least
         self.looked_at = self.look_at = 0.0
         self.regulated_at = 0.0
         self.told: tuple[object, ...] = ()  # what the head knows of busy, full and paused
@@ -473,17 +473,16 @@ class Worker:
             self.lease = Lease(clock(), setup["lease"])  # no head relies on the end of what has not begun
         self.grace = setup["grace"]
         self.lease_grace = setup["lease_grace"]
-        current = os.getpriority(os.PRIO_PROCESS, 0)
-        if setup["nice"] > current:
-            os.setpriority(os.PRIO_PROCESS, 0, setup["nice"])
-        self.nice = max(current, setup["nice"])
-        if self.nice > 0:
-            take_long_slices()
+        # Jobs stand back, the worker does not: it shares their session's part of the processor, which is tiny
+        # while others need the rest, and behind their long turns it would be seconds late to let them stand.
+        self.nice = max(os.getpriority(os.PRIO_PROCESS, 0), setup["nice"])
         stand_back(self.nice)
         self.environment = environment_of_jobs(setup)
         self.programs = {}
         self.take_bounds(setup["bounds"])
-        self.confinement = Confinement(setup["memory"]) if setup["memory"] is not None else None
+        self.confinement = None
+        if setup["memory"] is not None:
+            self.confinement = Confinement(setup["memory"], nice=self.nice)
         if setup["note"] is not None:
             self.note = self.note or Note(setup["note"], setup["facts"])
             self.note.update(setup["facts"])
@@ -560,6 +559,7 @@ class Worker:
             return
         self.regulated_at = now
         slots, nice = self.bounds.at(now)
+        nice = max(nice, self.nice)
         attempts = [attempt for attempt in self.running.values() if not attempt.ending]
         stand = [attempt.paused_at is not None for attempt in attempts]
         busy, owner = bool(self.presence.busy), self.owner["policy"]
@@ -628,9 +628,10 @@ class Worker:
             self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
             if self.confinement is not None:
                 self.confinement.confine(attempt.pid)
-            nice = self.bounds.at(attempt.began)[1]
-            if nice > self.nice:
-                attempt.stand_back(nice)
+            nice = max(self.nice, self.bounds.at(attempt.began)[1])
+            if nice > 0:  # what it has started meanwhile: `regulate`
+                os.setpriority(os.PRIO_PROCESS, attempt.pid, nice)
+                take_long_slices(attempt.pid)
 
     def execute(self, attempt: Attempt) -> int:
         """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""

@@ -1,9 +1,9 @@
 """A pool of PCs for a simulated week: people, processes, messages, and one head.
 
-What decides is real: on the head `history.History` with the scheduler and the forecast, `moderation.Moderation`
-and `prospects.Prospects`; on the hosts `bounds.Bounds`, `bounds.measures` and `presence.Courtesy`. What is
-modelled is what carries it out, in the way of `head.Head` and `worker.Worker`: seconds of work, messages that
-take a moment, and people, of whom the hosts see what `desk` and `Processors` would show them.
+What decides is real: on the head `history.History` with the scheduler and the forecast, `Moderation` and
+`Prospects`; on the hosts `bounds.Bounds`, `bounds.measures` and `presence.Courtesy`. What is modelled is what
+carries it out, in the way of `head.Head` and `worker.Worker`: seconds of work, messages that take a moment,
+and people, of whom the hosts see what `desk` and `Processors` would show them.
 
 A worker looks once a second. Here a look is left out where it could show nothing new, so that a week is
 simulated in seconds; `test_week` shows that this makes no difference. Times are Unix seconds.
@@ -12,7 +12,7 @@ simulated in seconds; `test_week` shows that this makes no difference. Times are
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +125,9 @@ class People:
     def spells(self, limit: float, reaction: float, quiet: float) -> list[Spell]:
         """Give when the PC is theirs: from `reaction` after they did something until `quiet` after it."""
         found = [(press + reaction, press + quiet) for press in self.presses]
-        found += [(start + reaction, end + quiet) for start, end, cores in self.programs if cores > limit]
+        for start, end, cores in self.programs:
+            if cores > limit and end > start + 1:
+                found.append((start + reaction, end + quiet))
         return united(found)
 
 
@@ -223,6 +225,7 @@ class Process:
     paused_at: float | None = None
     paused: float = 0.0
     is_ending: bool = False
+    is_given_back: bool = False  # ended because somebody stays at the PC
     version: int = 0  # of what is planned for it
 
 
@@ -230,7 +233,8 @@ class Pc:
     """A host with its worker.
 
     Attributes:
-        counts: (time, processes that run, how many of them nobody has told to end), whenever that changes.
+        counts: whenever that changes: the time; processes that run, without the last ones; how many of them
+            nobody has told to end; processes that were told to end because somebody stayed at the PC.
     """
 
     def __init__(self, world: World, host: Host, people: People, tick: float) -> None:
@@ -240,7 +244,7 @@ class Pc:
         self.observer = Observer(people, host, world.begin, tick)
         self.bounds = Bounds(0.0, [(0.0, 0, 19)], "pause")
         self.processes: list[Process] = []
-        self.counts: list[tuple[float, int, int]] = [(world.begin, 0, 0)]
+        self.counts: list[tuple[float, int, int, int]] = [(world.begin, 0, 0, 0)]
         self.busy_since: float | None = None
         self.look_at = inf
         self.change_at = inf
@@ -254,7 +258,9 @@ class Pc:
             self.regulate()
         elif self.observer.courtesy.busy or not self.bounds.at(now)[0]:
             outcome = Outcome(Ending.STOPPED)
-            self.say({"op": "ended", "job": message["job"], "attempt": message["attempt"], "outcome": outcome})
+            self.say(
+                {"op": "ended", "job": message["job"], "attempt": message["attempt"], "outcome": outcome}
+            )
         else:
             job = message["job"]
             process = Process(job, message["attempt"], now, self.world.seconds[job], now)
@@ -331,6 +337,7 @@ class Pc:
     def end(self, process: Process) -> None:
         self.go_on(process)
         process.is_ending = True
+        process.is_given_back = bool(self.observer.courtesy.busy)
         self.plan_end(process, self.world.dice.uniform(0.01, SLOWEST_END))
 
     def plan_end(self, process: Process, seconds: float) -> None:
@@ -357,7 +364,8 @@ class Pc:
 
     def note(self) -> None:
         awake = [process for process in self.processes if process.paused_at is None]
-        entry = len(awake), sum(not process.is_ending for process in awake)
+        given_back = sum(process.is_given_back for process in awake)
+        entry = len(awake) - given_back, sum(not process.is_ending for process in awake), given_back
         if self.counts[-1][1:] != entry:
             self.counts.append((self.world.now, *entry))
 
@@ -488,9 +496,3 @@ class World:
                 break
             self.now = moment
             what()
-
-
-def below(spells: Sequence[Spell], moment: float) -> bool:
-    """Say whether a moment lies in one of the spells."""
-    place = bisect_left(spells, (moment, inf)) - 1
-    return place >= 0 and spells[place][0] <= moment < spells[place][1]
