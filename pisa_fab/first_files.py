@@ -363,7 +363,7 @@ def _cluster(wishes: Wishes) -> tuple[str, str]:
         "# windows:                     # other slots at other hours, by the clock of the pool",
         '#   - {hours: "22:00-06:30", slots: 12}',
         "#   - {days: [sat, sun], slots: 12}",
-        "# owner: pause                 # jobs stand still while somebody else needs a PC; or requeue, ignore",
+        "# owner: pause                 # jobs stand still while somebody else needs a PC",
         "",
         "# user: student                # all this as ~/.ssh/config says, if left out",
         "# gateway: gate.example.org    # a host through which to connect",

@@ -258,6 +258,7 @@ class Head:
             self.moderation.settle(name, message)
         elif op == "unusable":
             connection.unusable = message["reason"]
+            self.moderation.hold(name, connection.unusable)
         elif op == "superseded":
             raise RunError(
                 f"{self.run.layout.root}: another head has taken over this run; this one stops",
@@ -274,10 +275,9 @@ class Head:
         self.alone = False
         if not message["resumed"]:
             self.publish_for(connection.name)
-        state = message["state"]
-        slots = self.moderation.came(connection.name, state)
+        slots = self.moderation.came(connection.name, message["state"])
         self.record(messages.ready_of(connection.name, slots, message))
-        self.moderation.settle(connection.name, state)
+        self.moderation.settle(connection.name, message["state"])
 
     def close(self, connection: Connection, closed: Closed) -> None:
         """Note that a conversation is over: a host lost, or one that did not come to work."""

@@ -69,6 +69,7 @@ class Moderation:
         self.clock = clock
         self.is_tight = False  # whether the home has less free space than it is to have
         self._space_at = 0.0  # monotonic; when to look at it again
+        self._least = 0  # bytes; what was to be free at the last look
         self.standings: dict[str, Standing] = {}
         self._looked_at = 0.0  # Unix time; it goes back where somebody sets the clock
         self._due = inf
@@ -112,6 +113,11 @@ class Moderation:
             standing.paused = paused
             self.record(JobsPaused(name, paused))
 
+    def hold(self, name: str, reason: str) -> None:
+        """Let a host run nothing more: its worker leaves, and what it ends is not to be sent there again."""
+        self.standings[name].held = reason
+        self._journal(self.standings[name])
+
     def left(self, name: str) -> None:
         """Note that a host is not at work any more."""
         self.standings[name].told = None
@@ -121,6 +127,8 @@ class Moderation:
         standing = self.standings[name]
         standing.slots, standing.change_at = 0, inf
         standing.leaving = reason
+        if standing.told is not None:
+            self.say(f"{name}: {reason}")
         self._journal(standing)
 
     def look(self, now: float) -> None:
@@ -138,9 +146,10 @@ class Moderation:
 
     def has_space(self, now: float, cluster: Cluster, run: Run) -> bool:
         """Say whether the home has room for what new jobs may write; tell the person when that changes."""
-        if now >= self._space_at:
-            self._space_at = now + SPACE_EVERY
-            free, least = run.free_space(), cluster.min_free_space
+        least = cluster.min_free_space
+        if now >= self._space_at or least != self._least:
+            self._space_at, self._least = now + SPACE_EVERY, least
+            free = run.free_space()
             if (free < least) != self.is_tight:
                 self.is_tight = not self.is_tight
                 what = "nothing new is started" if self.is_tight else "there is room again"

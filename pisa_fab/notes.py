@@ -240,8 +240,8 @@ def orders_about(uid: int, folder: str) -> Iterator[os.stat_result]:
     One with two names is none: it is a link to any file of theirs, which another user may have made.
     """
     own, general = f"{PREFIX}{uid}.", f"{PREFIX}{ROOT}."
-    for name in sorted(entries(folder)):
-        if name.endswith(STOP) and name.startswith((own, general)):
+    for name in entries(folder):
+        if name.startswith((own, general)) and name.endswith(STOP):
             status = look(os.path.join(folder, name))
             owners = (uid, ROOT) if name.startswith(own) else (ROOT,)
             if status is not None and is_file_of(status, *owners) and status.st_nlink == 1:

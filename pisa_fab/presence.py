@@ -28,6 +28,7 @@ EASE = 0.6  # of the limit: below that a load that was too high is over
 CLOSE = 0.4  # of the limit: from there on the kernel's own threads are told from programs
 CLOSE_PATIENCE = 10.0  # seconds for which that goes on
 PRESSED = 25.0  # percent of the time in which somebody waits for a processor
+RELIEF = 1.1  # of the least free memory: so much has to be free again where there was too little
 PRESSED_SHARE = 0.5  # of the limit: so much have others to use for that to be their waiting
 SHORT = 10.0  # percent of the time in which everything waits for memory
 KERNEL_THREADS = 2  # the process that is the parent of all threads of the kernel
@@ -116,7 +117,7 @@ class Presence:
                 fields = amount.split()
                 if name == "MemAvailable" and fields and fields[0].isdigit():
                     free = int(fields[0]) * 1024
-                    if free < self.floor:
+                    if free < self.floor * (RELIEF if self.full else 1.0):
                         least = self.floor // MEBIBYTE
                         return f"only {free // MEBIBYTE} MB of memory are free (at least {least} MB)"
         return ""

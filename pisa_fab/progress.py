@@ -241,13 +241,21 @@ def brief(history: History) -> str:
         parts.append(f"{history.failed} failed")
     if counts[JobState.RUNNING]:
         parts.append(f"{counts[JobState.RUNNING]} running{paused(history)}")
-    parts.append(plural(len(scheduler.ready_hosts), "host"))
+    parts.append(plural(len(scheduler.ready_hosts), "host") + closed(history))
     rate, left = history.rate(time.time()), history.eta(time.time())
     if rate:
         parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min")
     if left is not None and scheduler.unfinished:
         parts.append(f"{duration(round(left))} left")
     return ", ".join(parts)
+
+
+def closed(history: History) -> str:
+    """Say that no host may run anything now, "" if one may; `hosts` says why of each."""
+    ready = [view for view in history.hosts.values() if view.state == "ready"]
+    if not ready or any(view.slots for view in ready):
+        return ""
+    return " without slots now"
 
 
 def standing(history: History) -> str:

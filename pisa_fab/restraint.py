@@ -156,10 +156,10 @@ class Confinement:
         groups: the cgroup of each confined job, by its first process; empty where there are none.
     """
 
-    def __init__(self, limit: int, manager: bool = True) -> None:
+    def __init__(self, limit: int, manager: bool = True, nice: int = 0) -> None:
         """See what there is. Takes some 50 ms with a service manager, at most BUSCTL_PATIENCE seconds."""
         self.limit = limit
-        self.home = own_cgroup() if manager else ""
+        self.home = own_cgroup(nice) if manager else ""
         self.groups = groups_in(self.home)  # some, where this process has made a confinement before
         self.left: list[str] = []  # cgroups of jobs that have ended, in which something was still ending
 
@@ -313,8 +313,10 @@ def has_memory(group: str) -> bool:
         return False
 
 
-def own_cgroup() -> str:
+def own_cgroup(nice: int) -> str:
     """Have the user's service manager give this process a cgroup; give its folder, "" if it does not.
+
+    With a `nice` above 0, that of its jobs, it comes after whatever else this manager has started.
 
     This process moves into a group below it, for Linux wants processes only in the outermost ones.
     """
@@ -338,8 +340,7 @@ def own_cgroup() -> str:
     done = write_text(os.path.join(own, "cgroup.procs"), str(os.getpid())) and write_text(
         os.path.join(home, "cgroup.subtree_control"), "+memory"
     )
-    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
-        # Behind whatever else this manager has started; not "idle", for the worker has to keep its lease.
+    if nice > 0:  # not "idle", for the worker has to keep its lease
         write_text(os.path.join(home, "cpu.weight"), "1")
     return home if done else ""
 

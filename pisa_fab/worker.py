@@ -117,7 +117,8 @@ OUTSIDE = "no more may run at this hour"
 IGNORE = "ignore"  # the rule for a PC that nobody else uses
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
-SLICE_NANOSECONDS = 100_000_000  # the longest that Linux grants
+SLICE = 100_000_000  # nanoseconds, the longest that Linux grants
+SCHED_ATTR = "=IIQiIQQQ"  # sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # numbers of a system call that Python does not wrap
 # The host, not the job, is why a process was not started.
 REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
@@ -140,23 +141,31 @@ THREAD_VARIABLES = (
 )
 
 
-def take_long_slices(pid: int) -> None:
-    """Ask for few, long turns of the processor, for a process and all that it starts from now on.
+class Turns:
+    """Which turns of the processor jobs get, and all that they start: late ones, few, and long.
 
     A scheduler that knows the length of turns (EEVDF, Linux 6.12) lets programs with short ones go first,
     which is what people sit in front of. And jobs that share a core throw each other out of its caches less
-    often (docs/performance.md). Where it is not known nothing changes.
+    often (docs/performance.md). Where it does not know them nice alone holds.
     """
-    call = SCHED_SETATTR.get(platform.machine())
-    release = [int(part) for part in platform.release().split(".")[:2] if part.isdigit()]
-    if call is None or release < [6, 12]:
-        return
-    import ctypes
 
-    nice = os.getpriority(os.PRIO_PROCESS, pid)
-    # struct sched_attr of sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period.
-    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, SLICE_NANOSECONDS, 0, 0)
-    ctypes.CDLL(None).syscall(call, pid, attributes, 0)
+    def __init__(self) -> None:
+        number = SCHED_SETATTR.get(platform.machine())
+        release = [int(part) for part in platform.release().split(".")[:2] if part.isdigit()]
+        self.number = number if release >= [6, 12] else None
+        if self.number is not None:
+            import ctypes
+
+            self.call = ctypes.CDLL(None).syscall
+
+    def give(self, pid: int, nice: int) -> None:
+        """Let a job that has just been started stand back."""
+        if nice <= 0:
+            return
+        if self.number is None:
+            os.setpriority(os.PRIO_PROCESS, pid, nice)
+            return
+        self.call(self.number, pid, struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0), 0)
 
 
 class RefusedError(Exception):
@@ -197,6 +206,7 @@ class Worker:
         self.note: Note | None = None
         self.complained = ""  # of the note, to the head
         self.nice = 0  # of its jobs, at least
+        self.turns = Turns()
         self.looked_at = self.look_at = 0.0
         self.regulated_at = 0.0
         self.told: tuple[object, ...] = ()  # what the head knows of busy, full and paused
@@ -629,9 +639,7 @@ class Worker:
             if self.confinement is not None:
                 self.confinement.confine(attempt.pid)
             nice = max(self.nice, self.bounds.at(attempt.began)[1])
-            if nice > 0:  # what it has started meanwhile: `regulate`
-                os.setpriority(os.PRIO_PROCESS, attempt.pid, nice)
-                take_long_slices(attempt.pid)
+            self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
 
     def execute(self, attempt: Attempt) -> int:
         """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""

@@ -26,7 +26,7 @@ from verdict import Timeline
 PAUSE = (0.3, 2.0)  # seconds between two faults
 SHORT = (0.1, 0.7)  # leases that a fault lasts; a head needs a part of the lease to notice
 LONG = (1.2, 2.5)
-WORKER = b"pisa_fab/worker.py"  # in the command lines of worker, guardian and relay
+WORKER = b"pisa_fab: jobs for"  # in the titles of worker, guardian and relay
 FEWEST_HEALTHY = 1
 HEAD_SHARE = 0.17  # of all faults
 YOUNG_HEAD_SHARE = 0.3  # of those; a head that has not met a host yet is mostly left alone

@@ -69,7 +69,7 @@ def jobs_on(batch: Batch, host: str) -> set[str]:
 
 def worker_of(host: Host) -> tuple[Process, Process]:
     """Give the guardian on a host and the worker, which is its child."""
-    found = [process for process in host.started_there() if "pisa_fab/worker.py" in process.describe()]
+    found = [process for process in host.started_there() if "pisa_fab: jobs for" in process.describe()]
     pids = {process.pid for process in found}
     guardian = next(process for process in found if process.parent not in pids)
     return guardian, next(process for process in found if process.parent == guardian.pid)
@@ -77,7 +77,7 @@ def worker_of(host: Host) -> tuple[Process, Process]:
 
 def relay_of(host: Host) -> Process:
     """Give the relay on a host: the latest process with the worker's program."""
-    found = [process for process in host.started_there() if "pisa_fab/worker.py" in process.describe()]
+    found = [process for process in host.started_there() if "pisa_fab: jobs for" in process.describe()]
     return max(found, key=lambda process: (process.started, process.pid))
 
 

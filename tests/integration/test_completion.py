@@ -14,7 +14,7 @@ from terminal import COLUMNS, CTRL_D, Terminal
 
 Run = Callable[..., Completed]
 
-COMMANDS = ["cancel", "check", "collect", "dryrun", "init", "logs", "status", "submit"]
+COMMANDS = ["cancel", "check", "collect", "dryrun", "here", "hosts", "init", "logs", "status", "submit"]
 NAMESPACE = (
     "from invoke import Collection\nimport pisa_fab\n"
     "ns = Collection()\nns.add_collection(pisa_fab.tasks, 'pisa')\n"

@@ -256,7 +256,7 @@ def test_a_worker_that_is_killed_has_its_jobs_run_elsewhere_at_once(
     program = start_program("inv", "submit")
     wait_for(lambda: len(begun(waiting)) == 4, "four jobs to run")
     # The guardian is started first, and the worker by it.
-    workers = [process for process in pool[0].started_there() if "pisa_fab/worker.py" in process.describe()]
+    workers = [process for process in pool[0].started_there() if "pisa_fab: jobs for" in process.describe()]
     guardian, worker = sorted(workers, key=lambda process: (process.started, process.pid))
     assert worker.parent == guardian.pid
     worker.send(signal.SIGKILL)
