@@ -57,7 +57,7 @@ def use_of(history: History, host: HostView, now: float) -> Use:
         return Use(host, "resting", 0, f"can start nothing: {host.refused}")
     if host.held and not host.slots:
         return Use(host, "held", 0, host.held)
-    return Use(host, host.state, host.slots, "" if host.slots else "the cluster file gives it no slots now")
+    return Use(host, host.state, host.slots, "" if host.slots else "no slots by the cluster file now (hosts says until when)")
 
 
 def uses(history: History, now: float) -> list[Use]:
