@@ -132,7 +132,7 @@ class Bench:
         peers.wrap_ssh(self.home / "bin", self.home / ".ssh" / "config")
         self.project.write("tasks.py", "from pisa_fab.tasks import *\n")
         self.project.write("script.py", SCRIPT)
-        self.project.cluster({"slots": SLOTS, "hosts": self.names}, "hosts.yaml")
+        self.project.cluster({"slots": SLOTS, "hosts": self.names, "nice": 19}, "hosts.yaml")
 
     # -- the rows -------------------------------------------------------------------------------------------
 
@@ -227,6 +227,10 @@ class Bench:
             count: self.line("foreign", f"{names[count]} beside jobs", "s", floor=alone[count], bar=1.03)
             for count in counts
         }
+        waits = {
+            count: self.line("foreign", f"of which {names[count]} waited for a core", "%", bar=3.0)
+            for count in counts
+        }
         wakes = [
             self.line("foreign", f"wakes late, {which}, {where}", "ms")
             for where in ("alone", "beside jobs")
@@ -235,11 +239,13 @@ class Bench:
         for number in range(max(self.repeat, foreign.ROUNDS)):
             self.say(f"foreign: round {number + 1}")
             for count in counts:
-                alone[count].series.values.append(scene.spin(count))
+                alone[count].series.values.append(scene.spin(count)[0])
             self._note_wakes(wakes[:2], scene)
             with scene.jobs():
                 for count in counts:
-                    beside[count].series.values.append(scene.spin(count))
+                    seconds, waited = scene.spin(count)
+                    beside[count].series.values.append(seconds)
+                    waits[count].series.values.append(waited)
                 self._note_wakes(wakes[2:], scene)
 
     def _note_wakes(self, lines: list[Line], scene: foreign.ForeignScene) -> None:

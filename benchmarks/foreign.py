@@ -5,8 +5,8 @@ starts at the PC does. They are measured alone and while a batch runs on a host 
 are cores, by turns. The table is made by `bench`.
 
 As a program of its own, this file is the foreign program: `spin` does a fixed piece of work and prints the
-seconds that took; `wake` sleeps again and again and prints by how many milliseconds it was late, the median
-and the 99th percentile.
+seconds that took, and how much of that it waited for a core, in percent; `wake` sleeps again and again and
+prints by how many milliseconds it was late, the median and the 99th percentile.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ForeignScene:
         project.write("burn.py", JOB)
         batch = {"script": "burn.py", "output": "burning", "args": "{output}/../mark-{n}"}
         project.jobs(batch | {"sweep": {"n": {"from": 1, "to": self.cores}}}, "burn.yaml")
-        project.cluster({"slots": self.cores, "hosts": [host], "owner": "ignore"}, "burn-host.yaml")
+        project.cluster({"slots": self.cores, "hosts": [host], "nice": 19}, "burn-host.yaml")
 
     @contextmanager
     def jobs(self) -> Iterator[None]:
@@ -87,9 +87,14 @@ class ForeignScene:
             raise BrokenRunError("\n  ".join(["the jobs do not start", *said[-5:]]))
         return len(list(self.folder.glob("mark-*"))) == self.cores
 
-    def spin(self, programs: int) -> float:
-        """Give the median of the seconds that so many foreign programs at once take for their work."""
-        return median(float(text) for text in self._foreign(["spin"], programs))
+    def spin(self, programs: int) -> tuple[float, float]:
+        """Have so many foreign programs work at once.
+
+        Give the medians of the seconds that takes, and of the share of these that they waited for a core, in
+        percent. That share is not moved by a minute in which the machine itself is slow.
+        """
+        said = [text.split() for text in self._foreign(["spin"], programs)]
+        return median(float(seconds) for seconds, _ in said), median(float(waited) for _, waited in said)
 
     def wake(self) -> tuple[float, float]:
         """Give by how many milliseconds a foreign program wakes late: the median, the 99th percentile."""
@@ -108,13 +113,14 @@ class ForeignScene:
         return said
 
 
-def spin() -> float:
-    """Do the work, and give the seconds that took."""
-    began = time.perf_counter()
+def spin() -> tuple[float, float]:
+    """Do the work; give the seconds that took, and the percentage of them in which no core was to be had."""
+    began, used = time.perf_counter(), time.process_time()
     total = 0
     for step in range(STEPS):
         total += step * step & 7
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return seconds, 100 * (1 - (time.process_time() - used) / seconds)
 
 
 def wake() -> list[float]:
@@ -129,7 +135,7 @@ def wake() -> list[float]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "spin":
-        print(spin())
+        print(*spin())
     else:
         moments = wake()
         print(median(moments), moments[len(moments) * 99 // 100])
