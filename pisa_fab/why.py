@@ -18,6 +18,7 @@ from pisa_fab.progress import duration, plural
 from pisa_fab.states import JobView
 
 STALLED = 20.0  # seconds without an event after which a head that could start a job does not
+CLOSED = "no slots by the cluster file now (hosts says until when)"
 AGAIN = "to run it again: submit "  # and options
 RETRY_FAILED = f"{AGAIN}--retry-failed"
 
@@ -57,7 +58,7 @@ def use_of(history: History, host: HostView, now: float) -> Use:
         return Use(host, "resting", 0, f"can start nothing: {host.refused}")
     if host.held and not host.slots:
         return Use(host, "held", 0, host.held)
-    return Use(host, host.state, host.slots, "" if host.slots else "no slots by the cluster file now (hosts says until when)")
+    return Use(host, host.state, host.slots, "" if host.slots else CLOSED)
 
 
 def uses(history: History, now: float) -> list[Use]:
