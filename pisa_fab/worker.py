@@ -62,12 +62,11 @@ import platform
 import select
 import shutil
 import signal
-import struct
 import sys
 import time
 
 from pisa_fab.bounds import REQUEUE, Bounds, measures
-from pisa_fab.execution import Attempt
+from pisa_fab.execution import Attempt, Turns
 from pisa_fab.lease import Lease
 from pisa_fab.notes import Note, name_process, remove_notes, stop_order
 from pisa_fab.place import (
@@ -117,9 +116,6 @@ OUTSIDE = "no more may run at this hour"
 IGNORE = "ignore"  # the rule for a PC that nobody else uses
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
-SLICE = 100_000_000  # nanoseconds, the longest that Linux grants
-SCHED_ATTR = "=IIQiIQQQ"  # sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # numbers of a system call that Python does not wrap
 # The host, not the job, is why a process was not started.
 REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
 REFUSALS |= {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
@@ -139,33 +135,6 @@ THREAD_VARIABLES = (
     "TF_NUM_INTEROP_THREADS",
     "LOKY_MAX_CPU_COUNT",
 )
-
-
-class Turns:
-    """Which turns of the processor jobs get, and all that they start: late ones, few, and long.
-
-    A scheduler that knows the length of turns (EEVDF, Linux 6.12) lets programs with short ones go first,
-    which is what people sit in front of. And jobs that share a core throw each other out of its caches less
-    often (docs/performance.md). Where it does not know them nice alone holds.
-    """
-
-    def __init__(self) -> None:
-        number = SCHED_SETATTR.get(platform.machine())
-        release = [int(part) for part in platform.release().split(".")[:2] if part.isdigit()]
-        self.number = number if release >= [6, 12] else None
-        if self.number is not None:
-            import ctypes
-
-            self.call = ctypes.CDLL(None).syscall
-
-    def give(self, pid: int, nice: int) -> None:
-        """Let a job that has just been started stand back."""
-        if nice <= 0:
-            return
-        if self.number is None:
-            os.setpriority(os.PRIO_PROCESS, pid, nice)
-            return
-        self.call(self.number, pid, struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0), 0)
 
 
 class RefusedError(Exception):

@@ -114,30 +114,26 @@ Text = Annotated[str, AfterValidator(check_word), WithJsonSchema(SCALAR)]
 Name = Annotated[
     str, AfterValidator(_not_empty), AfterValidator(check_word), WithJsonSchema({**SCALAR, "minLength": 1})
 ]
+TIME_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$"
+
+
+def timed(bound: str, *examples: str, pattern: str = TIME_PATTERN) -> WithJsonSchema:
+    """Say to an editor that a time is meant; `bound` is the keyword for what it has to do with 0."""
+    return WithJsonSchema(
+        {"type": ["number", "string"], bound: 0, "pattern": pattern, "examples": list(examples)}
+    )
+
+
 EnvironmentName = Annotated[str, AfterValidator(_environment_name)]
 Duration = Annotated[
     float,
     BeforeValidator(duration),
-    WithJsonSchema(
-        {
-            "type": ["number", "string"],
-            "exclusiveMinimum": 0,
-            "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$",
-            "examples": ["90", "15m", "2h", "1d"],
-        }
-    ),
+    timed("exclusiveMinimum", "90", "15m", "2h", "1d"),
 ]
 DurationOrZero = Annotated[
     float,
     BeforeValidator(duration_or_zero),
-    WithJsonSchema(
-        {
-            "type": ["number", "string"],
-            "minimum": 0,
-            "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$",
-            "examples": ["0", "90", "15m", "2h"],
-        }
-    ),
+    timed("minimum", "0", "90", "15m", "2h"),
 ]
 Size = Annotated[
     int,

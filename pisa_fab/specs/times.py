@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, InstanceOf, WithJsonSchema
 
-from pisa_fab.specs.fields import check_word, duration
+from pisa_fab.specs.fields import TIME_PATTERN, check_word, duration, timed
 from pisa_fab.specs.problems import FieldError, quoted, shown
 from pisa_fab.specs.text import Document
 from pisa_fab.sweep import Axis, names_in, rendered
@@ -51,6 +51,9 @@ class JobTime:
             return None
 
 
+_OR_VARIABLE = r"|\{[A-Za-z_][A-Za-z0-9_-]*\}"
+
+
 def _expected(text: str) -> str:
     if not names_in(text):
         duration(text)
@@ -61,14 +64,7 @@ Expected = Annotated[
     str,
     AfterValidator(check_word),
     AfterValidator(_expected),
-    WithJsonSchema(
-        {
-            "type": ["number", "string"],
-            "exclusiveMinimum": 0,
-            "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})? ?[smhd]?$|\{[A-Za-z_][A-Za-z0-9_-]*\}",
-            "examples": ["90", "15m", "2h", "{t}"],
-        }
-    ),
+    timed("exclusiveMinimum", "90", "15m", "2h", "{t}", pattern=TIME_PATTERN + _OR_VARIABLE),
 ]
 
 
