@@ -44,6 +44,7 @@ class Outcome:
         tail: the last lines of stderr, of an attempt that did not succeed.
         paused: how many of the seconds it was made to stand still.
         limit: bytes that it was allowed, if it used more.
+        waited: for how many seconds it waited on its host for a slot, before those that it took.
     """
 
     ending: Ending
@@ -56,6 +57,7 @@ class Outcome:
     tail: str = ""
     paused: float = 0.0
     limit: int = 0
+    waited: float = 0.0
 
     @property
     def worked(self) -> float:

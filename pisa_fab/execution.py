@@ -31,6 +31,7 @@ class Attempt:
     Attributes:
         out, err: names of its files in the attempts' folder.
         mark: what the environment of all its processes holds, by which they are told from other jobs'.
+        given, began: when it was given to this worker, and when it was started.
         ended: what the head was told of its end, until it has acknowledged it.
     """
 
@@ -44,7 +45,7 @@ class Attempt:
         self.published_out, self.published_err = message["published"]
         self.mark = f"{mark}/{self.job}.{self.number}"
         self.pid = 0
-        self.began = clock()
+        self.given = self.began = clock()
         self.paused_at: float | None = None  # since when it stands still, if it does
         self.paused = 0.0  # seconds that it has stood still before
         self.nice = 0  # if its processes stand back further than the worker

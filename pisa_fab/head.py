@@ -45,7 +45,7 @@ from pisa_fab.run import Run
 
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
-TURN = 0.003  # seconds between two turns of the loop, at least
+TURN = 0.01  # seconds between two turns of the loop, at least
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -141,6 +141,7 @@ class Head:
         self.look_around(now)
         if self.moderation.has_space(now, self.cluster, self.run) and not self.no_room:
             self.decide(now)
+            self.take_back(now)
             self.look_for_common_failure()
         if self.save():
             self.deliver()
@@ -221,6 +222,11 @@ class Head:
             self.view.happened(event)
             if isinstance(event, AttemptStarted):
                 self.outgoing[event.host].append(messages.order(self.run, event))
+
+    def take_back(self, now: float) -> None:
+        """Want back what waits on a host for a slot while others have one."""
+        for name, most in self.scheduler.recalls(now):
+            self.outgoing[name].append({"op": "recall", "most": most})
 
     def setup(self, host: Host) -> Message:
         """Give the first message to a worker."""

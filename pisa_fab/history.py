@@ -203,6 +203,7 @@ class History:
         if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return  # that is no result
         self.canary.ended(event)
+        started += event.outcome.waited
         self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
         self._pace.attempt_ended(event.outcome.worked)
         if event.outcome.succeeded and event.job in self.records:

@@ -107,6 +107,8 @@ def _put_outcome(line: Line, outcome: Outcome) -> None:
         line["paused"] = outcome.paused
     if outcome.limit:
         line["limit"] = outcome.limit
+    if outcome.waited:
+        line["waited"] = outcome.waited
 
 
 def _put_host(line: Line, event: Event) -> None:
@@ -213,6 +215,7 @@ def _read_ended(line: Line) -> Event:
         get("tail", ""),
         get("paused", 0.0),
         get("limit", 0),
+        get("waited", 0.0),
     )
     return AttemptEnded(_number(line, "job"), _number(line, "attempt"), _text(line, "host"), outcome)
 

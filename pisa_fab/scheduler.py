@@ -12,23 +12,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from math import inf
 
+from pisa_fab.ahead import LONG, Ahead
 from pisa_fab.allowance import Horizon
 from pisa_fab.events import (
     Action,
     AttemptEnded,
     AttemptStarted,
+    Ending,
     Event,
     HostCleared,
     HostProbed,
     HostQuarantined,
     JobGivenUp,
     JobsCancelled,
+    RunOpened,
 )
 from pisa_fab.ledger import Ledger
+from pisa_fab.quarantine import Standing
+from pisa_fab.slots import ReadyHost
 from pisa_fab.states import WAITING
 
 LOOK_AHEAD = 100  # jobs that are looked at when those before them would not end in time
 LOOK_AROUND = 100  # and so many more all over the batch: in a sweep those that come next are all alike
+EDGE = 10.0  # seconds before a host has fewer slots from which on it is sent nothing ahead
+STUCK = 0.1  # seconds without an end on a host after which what waits there is wanted back, if a slot is free
+RECALL_AGAIN = 0.25  # seconds that a host has to give back what is wanted
 
 Decision = AttemptStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
 
@@ -42,19 +50,41 @@ class Scheduler(Ledger):
         self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
         self.expected: Callable[[int], float | None] = _unknown
+        self._ahead = Ahead()
+        self._given: dict[int, float] = {}  # when each job was given to its host that this head has given
+        self._measured: dict[str, float] = {}  # the hosts of which something has ended, and when
+        self._moved_at: dict[str, float] = {}  # when something last ended on a host
+        self._recalled_at: dict[str, float] = {}
+        self._recall_at: float | None = None  # when to look again whether something is wanted back
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
         actions = super().apply(event, now)
-        if isinstance(event, AttemptEnded) and event.job not in self.running:
-            self._ends.pop(event.job, None)
+        if isinstance(event, AttemptEnded):
+            if event.job not in self.running:
+                self._ends.pop(event.job, None)
+            self._measure(event, now)
+        elif isinstance(event, RunOpened):
+            self._ahead = Ahead()
+            self._given.clear()
         return actions
+
+    def _measure(self, event: AttemptEnded, now: float) -> None:
+        given, outcome = self._given.pop(event.job, None), event.outcome
+        if given is None:
+            return
+        self._moved_at[event.host] = self._measured[event.host] = now
+        if outcome.succeeded:
+            overhead = now - given - outcome.waited - outcome.seconds
+            self._ahead.succeeded(event.host, outcome.seconds, overhead)
+        elif outcome.ending not in (Ending.STOPPED, Ending.REFUSED):
+            self._ahead.failed(event.host, outcome.seconds)
 
     def wake_at(self) -> float | None:
         """Say when `decide` may have something new to say though nothing happens."""
         if self._draining:
             return None
-        due = [self.doubts.wake_at(), self._quarantine.wake_at()]
+        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._recall_at]
         return min((moment for moment in due if moment is not None), default=None)
 
     def set_horizon(self, host: str, horizon: Horizon) -> None:
@@ -73,6 +103,7 @@ class Scheduler(Ledger):
 
         Jobs lost with their hosts come first, fresh ones in the order of their numbers next, retries last.
         Each goes to the host that runs the fewest, but not where it just failed if another host is free.
+        When no slot is free, hosts are sent more that will soon have one (see `ahead`).
         """
         if self._draining:
             return []
@@ -89,16 +120,70 @@ class Scheduler(Ledger):
             self.apply(decision, now)
         decisions += ends
         self._set_slots()
+        self._set_ahead()
         decisions += self._start_last_chances(now)
-        decisions += self._start_in_time(now) if self._horizons else self._start_all()
+        if self._horizons:
+            decisions += self._start_in_time(now)
+            decisions += self._start_all(now, free=False)
+        else:
+            decisions += self._start_all(now)
         return decisions
 
-    def _start_all(self) -> Iterator[AttemptStarted]:
+    def _set_ahead(self) -> None:
+        for name in self._measured:
+            host = self._hosts.by_name.get(name)
+            if host is not None:
+                is_trusted = self._quarantine.standing(name) is Standing.TRUSTED
+                most = self._ahead.most(name, host.slots) if is_trusted else 0
+                if most != host.ahead:
+                    self._hosts.set_ahead(name, most)
+        self._measured.clear()
+
+    def _start_all(self, now: float, *, free: bool = True) -> Iterator[AttemptStarted]:
+        """Start what comes next, in free slots if `free`, and ahead of them; nothing near the end of slots."""
+        near = {host for host, horizon in self._horizons.items() if horizon.falls[0][0] < now + EDGE}
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
-            host = self._hosts.pick(found[1])
+            job, avoid = found
+            host = self._hosts.pick(avoid) if free else None
             if host is None:
-                break
-            yield self._start(found[0], host, 0.0, None)
+                host = self._hosts.pick_ahead(avoid, near)
+                if host is None or (avoid and host == avoid) or (self._horizons and self._is_long(job)):
+                    break
+            yield self._start(job, host, now, None)
+
+    def _is_long(self, job: int) -> bool:
+        seconds = self.expected(job)
+        return seconds is not None and seconds >= LONG
+
+    def recalls(self, now: float) -> list[tuple[str, int]]:
+        """Say which hosts are to give back how many of the jobs that wait there.
+
+        When slots are free and no job waits here: from hosts that will not begin them for a while, the half
+        of what waits there or what there are slots for.
+        """
+        self._recall_at = None
+        if self._draining or self._queues.next(self._states.codes, WAITING) is not None:
+            return []
+        free = sum(max(0, host.slots - len(host.jobs)) for host in self._hosts.by_name.values())
+        if not free:
+            return []
+        found: list[tuple[str, int]] = []
+        waiting = [host for host in self._hosts.by_name.values() if host.waiting]
+        for host in sorted(waiting, key=lambda host: -host.waiting):
+            self._recall_at = now + STUCK
+            if free and self._is_wanted_back(host, now):
+                most = min(free, (host.waiting + 1) // 2)
+                free -= most
+                self._recalled_at[host.name] = now
+                found.append((host.name, most))
+        return found
+
+    def _is_wanted_back(self, host: ReadyHost, now: float) -> bool:
+        overhead = self._ahead.overhead(host.name)
+        if now < self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead:
+            return False
+        is_stuck = now > self._moved_at.get(host.name, -inf) + STUCK + overhead
+        return is_stuck or self._ahead.work(host.waiting, host.slots) > 2 * overhead
 
     def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
         """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""
@@ -146,6 +231,7 @@ class Scheduler(Ledger):
         self._ends.pop(job, None)
         if seconds is not None:
             self._ends[job] = now + seconds
+        self._given[job] = now
         started = AttemptStarted(job, self._states.attempts[job] + 1, host)
         self._on_started(started)
         return started
