@@ -20,7 +20,7 @@ from math import ceil
 
 LONG = 0.5  # seconds; while jobs take that long, none is sent ahead, and no host is sent more work than this
 COVER = 2.0  # how many overheads the work covers that is sent ahead
-MOST = 256  # jobs a host
+MOST = 1000  # jobs a host
 FRESH = 0.1  # what the latest job counts for in the means
 FORGETTING = 0.97  # by which the longest job of late shrinks with each that ends
 LONGEST_OVERHEAD = 1.0  # seconds; what takes longer was not the way but a link that was down

@@ -166,6 +166,7 @@ class Turns:
         number = SCHED_SETATTR.get(platform.machine())
         release = [int(part) for part in platform.release().split(".")[:2] if part.isdigit()]
         self.number = number if release >= [6, 12] else None
+        self.asked: dict[int, bytes] = {}  # by nice value
         if self.number is not None:
             import ctypes
 
@@ -178,4 +179,6 @@ class Turns:
         if self.number is None:
             os.setpriority(os.PRIO_PROCESS, pid, nice)
             return
-        self.call(self.number, pid, struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0), 0)
+        if nice not in self.asked:
+            self.asked[nice] = struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0)
+        self.call(self.number, pid, self.asked[nice], 0)

@@ -266,6 +266,11 @@ class History:
         return counts[JobState.FAILED] + counts[JobState.LOST]
 
     @property
+    def begun(self) -> int:
+        """How many jobs run, without those that wait on their hosts for a slot."""
+        return len(self.scheduler.running) - self.scheduler.sent_ahead
+
+    @property
     def all_succeeded(self) -> bool:
         """Whether every job of the batch has succeeded."""
         return self.scheduler.counts()[JobState.SUCCEEDED] == len(self.jobs)

@@ -240,7 +240,7 @@ def brief(history: History) -> str:
     if history.failed:
         parts.append(f"{history.failed} failed")
     if counts[JobState.RUNNING]:
-        parts.append(f"{counts[JobState.RUNNING]} running{paused(history)}")
+        parts.append(f"{history.begun} running{paused(history)}")
     parts.append(plural(len(scheduler.ready_hosts), "host") + closed(history))
     rate, left = history.rate(time.time()), history.eta(time.time())
     if rate:

@@ -64,6 +64,8 @@ class Scheduler(Ledger):
             if event.job not in self.running:
                 self._ends.pop(event.job, None)
             self._measure(event, now)
+        elif isinstance(event, HostQuarantined | HostProbed | HostCleared):
+            self._measured[event.host] = now
         elif isinstance(event, RunOpened):
             self._ahead = Ahead()
             self._given.clear()
@@ -77,7 +79,7 @@ class Scheduler(Ledger):
         if outcome.succeeded:
             overhead = now - given - outcome.waited - outcome.seconds
             self._ahead.succeeded(event.host, outcome.seconds, overhead)
-        elif outcome.ending not in (Ending.STOPPED, Ending.REFUSED):
+        elif outcome.ending is not Ending.STOPPED:
             self._ahead.failed(event.host, outcome.seconds)
 
     def wake_at(self) -> float | None:
@@ -140,7 +142,7 @@ class Scheduler(Ledger):
         self._measured.clear()
 
     def _start_all(self, now: float, *, free: bool = True) -> Iterator[AttemptStarted]:
-        """Start what comes next, in free slots if `free`, and ahead of them; nothing near the end of slots."""
+        """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon."""
         near = {host for host, horizon in self._horizons.items() if horizon.falls[0][0] < now + EDGE}
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
             job, avoid = found
@@ -158,32 +160,31 @@ class Scheduler(Ledger):
     def recalls(self, now: float) -> list[tuple[str, int]]:
         """Say which hosts are to give back how many of the jobs that wait there.
 
-        When slots are free and no job waits here: from hosts that will not begin them for a while, the half
-        of what waits there or what there are slots for.
+        When slots are free and no job waits here: from hosts that will not begin them for a while. From one
+        on which nothing ends all of them, else the half. It is sent nothing ahead until something ends there.
         """
         self._recall_at = None
         if self._draining or self._queues.next(self._states.codes, WAITING) is not None:
             return []
-        free = sum(max(0, host.slots - len(host.jobs)) for host in self._hosts.by_name.values())
-        if not free:
+        if not self._hosts.has_free():
             return []
         found: list[tuple[str, int]] = []
-        waiting = [host for host in self._hosts.by_name.values() if host.waiting]
-        for host in sorted(waiting, key=lambda host: -host.waiting):
+        for host in [host for host in self._hosts.by_name.values() if host.waiting]:
             self._recall_at = now + STUCK
-            if free and self._is_wanted_back(host, now):
-                most = min(free, (host.waiting + 1) // 2)
-                free -= most
+            if most := self._wanted_back(host, now):
                 self._recalled_at[host.name] = now
+                self._hosts.set_ahead(host.name, 0)
                 found.append((host.name, most))
         return found
 
-    def _is_wanted_back(self, host: ReadyHost, now: float) -> bool:
+    def _wanted_back(self, host: ReadyHost, now: float) -> int:
         overhead = self._ahead.overhead(host.name)
         if now < self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead:
-            return False
-        is_stuck = now > self._moved_at.get(host.name, -inf) + STUCK + overhead
-        return is_stuck or self._ahead.work(host.waiting, host.slots) > 2 * overhead
+            return 0
+        if now > self._moved_at.get(host.name, -inf) + STUCK + overhead:
+            return host.waiting
+        is_much = self._ahead.work(host.waiting, host.slots) > 2 * overhead
+        return (host.waiting + 1) // 2 if is_much else 0
 
     def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
         """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""

@@ -133,7 +133,7 @@ class Levels:
         del self._levels[level][name]
 
     def lowest(self, avoid: str, closed: Collection[str] = ()) -> str | None:
-        """Give the first name at the lowest number; `avoid` only if there is no other, never a `closed` one."""
+        """Give the first name at the lowest number: never a `closed` one, `avoid` if there is no other."""
         levels = self._levels
         while self._lowest < len(levels) and not levels[self._lowest]:
             self._lowest += 1

@@ -7,7 +7,7 @@ as `follow` and `run.read_history` keep them; the answers are for a person, a li
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pisa_fab.events import JobState
 from pisa_fab.history import History, HostView
@@ -32,6 +32,7 @@ class Use:
         state: that of the history, or `resting` (it could start nothing a moment ago), `probed`, or `held`
             (somebody else needs it, or it has no memory to spare).
         slots: how many jobs it may run at once now.
+        running: how many it runs, without those that wait there for a slot.
         reason: why these are not all of its slots, or "".
     """
 
@@ -39,10 +40,16 @@ class Use:
     state: str
     slots: int
     reason: str = ""
+    running: int = 0
 
 
 def use_of(history: History, host: HostView, now: float) -> Use:
     """Say how a host can be used now."""
+    running = host.running - history.scheduler.waiting_at(host.name)
+    return replace(_use_of(history, host, now), running=running)
+
+
+def _use_of(history: History, host: HostView, now: float) -> Use:
     until = history.scheduler.held_until(host.name)
     held = until is not None and until > now
     if host.state == "quarantined":
@@ -71,7 +78,7 @@ def obstacle(history: History, now: float, ahead: int = 0) -> str:
     found = uses(history, now)
     if not found:
         return "no host has answered yet"
-    slots, busy = sum(use.slots for use in found), len(history.scheduler.running)
+    slots, busy = sum(use.slots for use in found), history.begun
     if not slots:
         what = "no host is ready" if not history.scheduler.ready_hosts else "no host gets jobs for now"
         return f"{what}: {'; '.join(_reasons(found))}"

@@ -33,8 +33,9 @@ From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, at
 `unusable` (reason) or `superseded`, once; `state` (busy: who else needs the PC; full: why nothing new may be
 started; paused: [[job, attempt], ...]), also in `ready`, whenever that changes; `unusable` again when its
 user stops it at the PC; `ended` (job, attempt, outcome), again in every new conversation until it is
-acknowledged, and with others while no slot stands idle for want of orders; `published` (ids, with the next message); `ping` (at); `notice` (text for the person); `bye`,
-the last one. Nothing here ever blocks on the head: what it does not read is kept.
+acknowledged, and with others while no slot stands idle for want of orders; `published` (ids, with the next
+message); `ping` (at); `notice` (text for the person); `bye`, the last one. Nothing here ever blocks on the
+head: what it does not read is kept.
 
 The lease. The worker says what its clock shows (`ping`), the head sends that number back. What counts is when
 the worker sent what was answered, so an answer that was delayed on its way renews nothing. When a lease has
@@ -116,9 +117,14 @@ IDLE_INTERVAL = 5.0  # the same while nothing runs and nobody's coming changes t
 OUTSIDE = "no more may run at this hour"
 IGNORE = "ignore"  # the rule for a PC that nobody else uses
 WORTH_TELLING = 0.001  # seconds that a job waited for its slot
-LINGER = 0.025  # seconds for which the end of a job is no news that is worth a message of its own
+LINGER = 0.1  # seconds for which the end of a job is no news that is worth a message of its own
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
+SWEEP_BREAK = 0.05  # seconds between two of them while one job ends after the other
+# Signals that jobs find as any program does, whatever this one makes of them.
+DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MARK_BYTES = MARK.encode("ascii")
 # The host, not the job, is why a process was not started.
 REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
 REFUSALS |= {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
@@ -162,7 +168,8 @@ class Worker:
         self.reported: dict[tuple[int, int], Attempt] = {}  # by id, until the head has acknowledged it
         self.published: list[tuple[int, int]] = []  # not worth a message of its own
         self.unconfirmed: list[tuple[float, tuple[int, int]]] = []  # published, and when that was said
-        self.environment: dict[str, str] = {}
+        self.environment: dict[bytes, bytes] = {}  # as the system wants it, so that this is done once
+        self.null = os.open(os.devnull, os.O_RDONLY)
         self.folders: dict[str, int] = {}
         self.programs: dict[tuple[str, str], str] = {}  # (name, PATH) -> file
         self.setup: dict[str, Any] | None = None  # while it is being carried out
@@ -170,7 +177,7 @@ class Worker:
         self.set_up_until = 0.0  # when to give up
         self.has_unmarked = False  # whether there are processes that cannot be told whose they are
         self.sweeps = 0  # how often to look at them again
-        self.sweep_at = 0.0
+        self.sweep_at = self.swept_at = 0.0
         self.bounds = Bounds(0.0, [(0.0, 1, 0)], "finish")
         self.presence: Presence | None = None  # once set up
         self.owner: dict[str, Any] = {}  # the rules of `presence`
@@ -472,7 +479,8 @@ class Worker:
         # while others need the rest, and behind their long turns it would be seconds late to let them stand.
         self.nice = max(os.getpriority(os.PRIO_PROCESS, 0), setup["nice"])
         stand_back(self.nice)
-        self.environment = environment_of_jobs(setup)
+        environment = environment_of_jobs(setup)
+        self.environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
         self.programs = {}
         self.take_bounds(setup["bounds"])
         self.confinement = None
@@ -623,9 +631,9 @@ class Worker:
         """Start what waits, as long as there is a slot for it."""
         if not self.queue or self.leaving:
             return
-        slots = self.bounds.at(clock())[0]
+        slots, nice = self.bounds.at(clock())
         while self.queue and len(self.running) < slots:
-            self.start(self.queue.pop(next(iter(self.queue))))
+            self.start(self.queue.pop(next(iter(self.queue))), max(nice, self.nice))
 
     def give_back(self, most: int, why: str) -> None:
         """Report that waiting jobs will not be begun here, the youngest first."""
@@ -634,8 +642,8 @@ class Worker:
             attempt.began = clock()
             self.report(attempt, "stopped", tail="not started: " + why)
 
-    def start(self, attempt: Attempt) -> None:
-        """Start an attempt, or report at once that it could not be started."""
+    def start(self, attempt: Attempt, nice: int) -> None:
+        """Start an attempt that stands back so far, or report at once that it could not be started."""
         attempt.began = clock()
         complaint = f"cannot start {attempt.argv[0]}: "
         try:
@@ -654,7 +662,6 @@ class Worker:
             self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
             if self.confinement is not None:
                 self.confinement.confine(attempt.pid)
-            nice = max(self.nice, self.bounds.at(attempt.began)[1])
             self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
 
     def refuse(self, attempt: Attempt, why: str) -> None:
@@ -665,11 +672,11 @@ class Worker:
     def execute(self, attempt: Attempt) -> int:
         """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""
         files: list[int] = []
+        folder = self.folders["attempts"]
         try:
             try:
                 for name in (attempt.out, attempt.err):
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-                    files.append(os.open(name, flags, 0o666, dir_fd=self.folders["attempts"]))
+                    files.append(os.open(name, OUTPUT_FLAGS, 0o666, dir_fd=folder))
             except OSError as error:
                 raise RefusedError(f"its output files cannot be made: {error.strerror}") from error
             return self.spawn(attempt, *files)
@@ -682,27 +689,29 @@ class Worker:
 
         Not in a session: what Linux calls an autogroup is made for each, with a full share of the processor.
         """
-        environment = dict(self.environment)
-        environment.update(attempt.env)
-        environment[MARK] = attempt.mark
+        environment = self.environment.copy()
+        for name, value in attempt.env.items():
+            environment[os.fsencode(name)] = os.fsencode(value)
+        environment[MARK_BYTES] = attempt.mark.encode("ascii")
+        program = attempt.argv[0]
+        if os.sep not in program:
+            program = self.find(program, os.fsdecode(environment.get(b"PATH", os.defpath)))
         return os.posix_spawn(
-            self.find(attempt.argv[0], environment.get("PATH", os.defpath)),
+            program,
             attempt.argv,
             environment,
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, self.null, 0),
                 (os.POSIX_SPAWN_DUP2, out, 1),
                 (os.POSIX_SPAWN_DUP2, err, 2),
             ],
             setpgroup=0,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+            setsigmask=(),
+            setsigdef=DEFAULTED,
         )
 
     def find(self, program: str, search: str) -> str:
-        """Give the file of a program; one without a slash is looked up in PATH."""
-        if os.sep in program:
-            return program
+        """Give the file of a program without a slash, looked up in PATH."""
         key = (program, search)
         if key not in self.programs:
             found = shutil.which(program, path=search)
@@ -727,7 +736,7 @@ class Worker:
             except ChildProcessError:
                 return  # nothing runs, and nothing was left
             if ended is None:
-                self.sweep(SWEEPS)
+                self.sweep_soon()
                 return
             attempt = self.running.pop(ended.si_pid, None)
             if attempt is not None:
@@ -738,14 +747,23 @@ class Worker:
                 self.fill()
                 self.conclude(attempt, status, usage)
 
+    def sweep_soon(self) -> None:
+        """Sweep now, or in a moment where jobs end so fast that it would have to be done all the time."""
+        now = clock()
+        if now >= self.swept_at + SWEEP_BREAK:
+            self.sweep(SWEEPS)
+        elif self.sweeps < SWEEPS + 1:
+            self.sweeps, self.sweep_at = SWEEPS + 1, self.swept_at + SWEEP_BREAK
+
     def sweep(self, again: int) -> None:
         """Kill what was left behind, and look again if something is there that cannot be told whose it is.
 
         A process that is just executing another program shows no environment for a moment.
         """
         kill_all(self.strays)
+        self.swept_at = clock()
         self.sweeps = again if self.has_unmarked else 0
-        self.sweep_at = clock() + SWEEP_INTERVAL
+        self.sweep_at = self.swept_at + SWEEP_INTERVAL
 
     def strays(self) -> list[int]:
         """Give what jobs that have ended left outside their process groups.

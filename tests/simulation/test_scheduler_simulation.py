@@ -2,9 +2,10 @@
 
 The workers here keep the real worker's contract, and no more: they run what they are told until they are
 done or have heard nothing for a lease, let what was sent ahead wait for a slot, and give it back when that is
-wanted, repeat a result until it is acknowledged, and until then can be taken up again with all that they hold. The head is the real scheduler, history and journal format. A user cancels
-jobs now and then, and asks for them again. Whether attempts overlap, and whether what was cancelled still
-runs, is seen from what the workers did, not from our events.
+wanted, repeat a result until it is acknowledged, and until then can be taken up again with all that they
+hold. The head is the real scheduler, history and journal format. A user cancels jobs now and then, and asks
+for them again. Whether attempts overlap, and whether what was cancelled still runs, is seen from what the
+workers did, not from our events.
 """
 
 from __future__ import annotations

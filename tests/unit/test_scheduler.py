@@ -1022,7 +1022,10 @@ class AnyRun(RuleBasedStateMachine):
                 self.attempts.append(decision)
                 self.places[(decision.job, decision.attempt)] = self.machines[decision.host]
                 running, slots = self.scheduler.load(decision.host)
-                assert running <= slots
+                assert slots
+                if running > slots:  # sent ahead: not while a slot is free
+                    loads = map(self.scheduler.load, self.scheduler.ready_hosts)
+                    assert all(others >= its_slots for others, its_slots in loads)
         if not self.drained:
             self.nothing_waits_in_vain()
             here = self.unwanted & set(self.scheduler.jobs)
