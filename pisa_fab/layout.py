@@ -16,16 +16,16 @@
         head.log               what `submit --detach` would have shown
 
 Folders stay small. Jobs 0 to 9999 stand as above; from 10000 on each ten thousand has a subfolder, named by
-its first job, in each of the three folders of outputs. A job's place follows from its number alone, so nothing
-ever moves:
+its first job, in each of the three folders of outputs. A job's place follows from its number alone, so it
+never changes.
 
     <output>/stdout/10000/12345.out
     <output>/stderr/990000/991234.err
     <output>/.pisa/attempts/10000/12345.2.out
 
-Whoever writes there makes a subfolder when it is missing. Before 0.4.0 all files stood flat. What such a run
-has left is read, and published, from there: every reader goes through `job_places` and `attempt_places`, the
-new place first. Nothing is written flat any more from 10000 on.
+Whoever writes there makes a subfolder when it is missing. Before 0.4.0 all files stood flat, and what such a
+run has left stays there: readers, and whoever publishes, go through `job_places` and `attempt_places`, which
+give the place by the rule first and then the flat one. A flat file is out of date once its job was run again.
 
 On a host, outside the run directory, because a socket needs a disk of the host's own:
 
