@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from processes import wait_for
 from programs import Completed, Program, Project
+from sshd import Hosts
 
 from pisa_fab import Batch
 
@@ -167,3 +168,18 @@ def test_a_job_is_followed_while_it_runs(project: Project, run_program: Run, sta
     assert program.wait().returncode == 0
     status = json.loads(run_program("inv", "status", "--json").stdout)
     assert status["counts"]["succeeded"] == 1
+
+
+def test_hosts_that_make_the_same_folder_at_once_do_not_disturb_each_other(
+    many: Project, hosts: Hosts, run_program: Run
+) -> None:
+    many.pool(hosts.start(2))
+    done = run_program("inv", "submit", "--only", "9998-10017")
+    assert done.returncode == 0, done.said
+    assert ": 20 succeeded" in done.stdout
+    run = many.path / "run"
+    for number in range(9_998, 10_018):
+        within = "10000" if number >= 10_000 else ""
+        assert (run / "stdout" / within / f"{number}.out").read_text() == f"{number} attempt 1\n"
+        assert (run / "stderr" / within / f"{number}.err").read_text() == "warned\n"
+    assert len(files(many)) == 40
