@@ -32,6 +32,7 @@ from pisa_fab.numbering import Numbering
 if TYPE_CHECKING:
     import pandas
 
+    from pisa_fab.events import JobRecord
     from pisa_fab.history import History, JobResult
     from pisa_fab.launch import Ended
     from pisa_fab.pool import Access, LinkGroup
@@ -86,7 +87,18 @@ class Batch:
 
     def __iter__(self) -> Iterator[Job]:
         """Give every job with its number, as `dryrun` shows them. Raises RunError for a damaged journal."""
-        return self.look()[1].jobs(self.spec.plan)
+        return self.known()[1].jobs(self.spec.plan)
+
+    def known(self) -> tuple[Mapping[int, JobRecord], Numbering]:
+        """Give what the journal says of its jobs, without how they went, and the number of every job.
+
+        Raises RunError.
+        """
+        from pisa_fab.records import read_records
+
+        records, following = read_records(self.output)
+        keys = {record.key: number for number, record in records.items()}
+        return records, Numbering.of(self.spec.plan, keys, following)
 
     def look(self) -> tuple[History, Numbering]:
         """Give what the journal amounts to now, and the number of every job. Raises RunError."""
@@ -263,7 +275,7 @@ class Pool:
             return LinkGroup.on_this_machine(hosts[0].name)
 
         if isinstance(only, str):
-            only = batch.look()[1].chosen(only)
+            only = batch.known()[1].chosen(only)
         wanted = None if only is None else tuple(sorted(set(only)))
         source = self.cluster.source
         return launch(

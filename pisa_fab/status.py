@@ -18,7 +18,7 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK
 from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower, is_at_work
 from pisa_fab.history import History, JobResult
-from pisa_fab.invocation import as_typed
+from pisa_fab.invocation import as_typed, short
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
@@ -30,7 +30,6 @@ from pisa_fab.progress import (
     harmless,
     plural,
     problems,
-    short,
     was_hopeless,
 )
 from pisa_fab.why import AGAIN, Use, unknown, uses, waiting, why
