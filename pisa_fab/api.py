@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from pisa_fab.errors import UsageError
-from pisa_fab.events import JobState
 from pisa_fab.layout import Layout
-from pisa_fab.model import MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host, Job, job_name
+from pisa_fab.model import MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host, Job, JobState, job_name
 from pisa_fab.model import Batch as BatchSpec
 from pisa_fab.numbering import Numbering
 
@@ -90,15 +89,10 @@ class Batch:
         return self.known()[1].jobs(self.spec.plan)
 
     def known(self) -> tuple[Mapping[int, JobRecord], Numbering]:
-        """Give what the journal says of its jobs, without how they went, and the number of every job.
+        """Give what the journal says its jobs are, and the number of every job. Raises RunError."""
+        from pisa_fab.records import numbered
 
-        Raises RunError.
-        """
-        from pisa_fab.records import read_records
-
-        records, following = read_records(self.output)
-        keys = {record.key: number for number, record in records.items()}
-        return records, Numbering.of(self.spec.plan, keys, following)
+        return numbered(self.spec)
 
     def look(self) -> tuple[History, Numbering]:
         """Give what the journal amounts to now, and the number of every job. Raises RunError."""
