@@ -293,7 +293,7 @@ class Bench:
 
     def check(self, folder: Path, expected: int) -> None:
         """Raise BrokenRunError unless every job has its output."""
-        found = len(list(folder.glob("*.out")))
+        found = len(list(folder.rglob("*.out")))
         if found != expected:
             raise BrokenRunError(f"{found} of {expected} outputs are there")
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pisa_fab.errors import RunError
-from pisa_fab.events import JobRecord
 from pisa_fab.model import Batch, Job, job_name
 from pisa_fab.numbering import Numbering
 from pisa_fab.table import TableWriter, replacing
+
+if TYPE_CHECKING:
+    from pisa_fab.events import JobRecord
 
 Row = tuple[int, Mapping[str, str | None], tuple[str, ...]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pisa_fab.errors import EXIT_FAILED, EXIT_OK, UsageError
-from pisa_fab.invocation import as_typed, works_on
+from pisa_fab.invocation import as_typed, short, works_on
 
 if TYPE_CHECKING:
     from pisa_fab.api import Batch, Pool
@@ -39,8 +39,6 @@ def load_batch(jobs: str) -> Batch:
 
 def noted(batch: Batch) -> Batch:
     """Give a batch, after noting for tips where its jobs file is, or will be."""
-    from pisa_fab.progress import short
-
     works_on("" if batch.spec.source == Path.cwd() / DEFAULT_JOBS else short(batch.spec.source))
     return batch
 
@@ -137,7 +135,7 @@ def submit(
     """
     from pisa_fab.progress import view
 
-    chosen = batch.look()[1].chosen(only) if only else None
+    chosen = batch.known()[1].chosen(only) if only else None
     # Whoever is to be asked for a passphrase is so before the terminal is given up.
     access = pool.access(ask_on_terminal()) if pool.is_remote else None
 
@@ -167,8 +165,6 @@ def submit(
 
 def say_where_it_runs(batch: Batch) -> None:
     """Say what can be done with a run in the background."""
-    from pisa_fab.progress import short
-
     print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
     print(f"  watch it: {as_typed('status', '--watch')}")
     print(f"  stop it:  {as_typed('cancel')}")
@@ -213,10 +209,9 @@ def dryrun(batch: Batch, *, as_json: bool = False) -> int:
     import shlex
 
     from pisa_fab.assignments import write_assignments
-    from pisa_fab.progress import short
 
-    history, numbering = batch.look()
-    write_assignments(batch.spec, numbering, history.records)
+    records, numbering = batch.known()
+    write_assignments(batch.spec, numbering, records)
     for job in numbering.jobs(batch.spec.plan):
         if as_json:
             print(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}))
@@ -310,7 +305,6 @@ def job_and_attempt(text: str) -> tuple[int, int | None]:
 def collect(batch: Batch, to: str, kind: str) -> int:
     """Write the table, list what is missing in it, and give the exit code. Raises PisaError."""
     from pisa_fab import results
-    from pisa_fab.progress import short
 
     kind = results.format_of(to, kind)
     history, numbering = batch.look()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from signal import Signals
 
+from pisa_fab.model import JobState as JobState  # wanted wherever events are
 from pisa_fab.model import Policy
 
 # ----------------------------------------------------------------------------------------------------
@@ -308,18 +309,6 @@ Event = (
 # ----------------------------------------------------------------------------------------------------
 # What is to be done next: the actions
 # ----------------------------------------------------------------------------------------------------
-
-
-class JobState(StrEnum):
-    """Where a job stands. `succeeded`, `failed`, `lost` and `cancelled` are final."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    IN_DOUBT = "in doubt"  # its host was lost and may still be running it
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    LOST = "lost"  # given up: too many hosts were lost with it
-    CANCELLED = "cancelled"  # a person wanted it no more
 
 
 @dataclass(frozen=True, slots=True)

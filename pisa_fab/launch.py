@@ -14,11 +14,12 @@ from pisa_fab.errors import PoolError
 from pisa_fab.events import JobState, RunClosed
 from pisa_fab.head import ClusterFile, Head
 from pisa_fab.history import History
+from pisa_fab.invocation import short
 from pisa_fab.messages import margin_of
 from pisa_fab.model import Batch, Cluster, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.processes import clock
-from pisa_fab.progress import CLOSED, PlainView, counted, duration, plural, problems, short
+from pisa_fab.progress import CLOSED, PlainView, counted, duration, plural, problems
 from pisa_fab.prospects import Prospects, refuse
 from pisa_fab.roster import MakeLinks
 from pisa_fab.run import Wish, open_run, read_history

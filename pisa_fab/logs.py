@@ -282,11 +282,10 @@ class Output:
     def _paths(self) -> list[Path]:
         """Say where the file may be, after making an NFS client ask its server what is there now."""
         assert self.attempt is not None
-        own = self._layout.attempt_files(self._job, self.attempt)[self._which]
-        if not self._counted:
-            return [own]
-        published = self._layout.job_files(self._job)[self._which]
-        with contextlib.suppress(OSError):
-            for folder in (own.parent, published.parent):
-                list(folder.iterdir())
-        return [own, published]
+        paths = [files[self._which] for files in self._layout.attempt_places(self._job, self.attempt)]
+        if self._counted:
+            paths += [files[self._which] for files in self._layout.job_places(self._job)]
+            for folder in dict.fromkeys(path.parent for path in paths):
+                with contextlib.suppress(OSError):
+                    list(folder.iterdir())
+        return paths

@@ -21,6 +21,18 @@ def job_name(number: int) -> str:
     return f"{number:04d}"
 
 
+class JobState(StrEnum):
+    """Where a job stands. `succeeded`, `failed`, `lost` and `cancelled` are final."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    IN_DOUBT = "in doubt"  # its host was lost and may still be running it
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"  # given up: too many hosts were lost with it
+    CANCELLED = "cancelled"  # a person wanted it no more
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One combination of arguments, ready to run.

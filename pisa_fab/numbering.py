@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pisa_fab.errors import UsageError
-from pisa_fab.events import JobRecord
 from pisa_fab.model import Job, Plan, job_name
 from pisa_fab.sweep import assign_numbers
+
+if TYPE_CHECKING:
+    from pisa_fab.events import JobRecord
 
 NAME_JOBS = "name jobs as in: --only 3,7-9"
 

@@ -183,11 +183,17 @@ class Run:
         return found.f_bavail * found.f_frsize
 
     def publish(self, job: int, attempt: int) -> None:
-        """Give an attempt's files the job's own names, unless its worker has done so already."""
-        pairs = zip(self.layout.attempt_files(job, attempt), self.layout.job_files(job), strict=True)
-        for source, target in pairs:
-            with contextlib.suppress(FileNotFoundError):
-                source.replace(target)
+        """Give an attempt's files the job's own names, unless its worker has done so already. Raises OSError.
+
+        What there is no room for is left to the next head; until then it is read under the attempt's name.
+        """
+        for sources in self.layout.attempt_places(job, attempt):
+            for source, target in zip(sources, self.layout.job_files(job), strict=True):
+                try:
+                    move(source, target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+                        raise
 
     def publish_leftovers(self) -> None:
         """Publish what counted under an earlier head but was not published when that ended."""
@@ -196,6 +202,15 @@ class Run:
             result = self.history.results.get(job)
             if result and result.attempt == attempt and self.history.scheduler.state(job) in ended:
                 self.publish(job, attempt)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file, into a folder that may have to be made first. Raises OSError."""
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        source.replace(target)
 
 
 def take_secret(path: Path) -> str:

@@ -18,7 +18,7 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK
 from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower, is_at_work
 from pisa_fab.history import History, JobResult
-from pisa_fab.invocation import as_typed
+from pisa_fab.invocation import as_typed, short
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
@@ -30,7 +30,6 @@ from pisa_fab.progress import (
     harmless,
     plural,
     problems,
-    short,
     was_hopeless,
 )
 from pisa_fab.why import AGAIN, Use, unknown, uses, waiting, why
@@ -242,10 +241,11 @@ def attempt_lines(attempt: Attempt) -> Iterator[str]:
 
 def file_lines(layout: Layout, job: int, attempts: Attempts) -> Iterator[str]:
     """Name the files that hold what it wrote, as far as they show here."""
-    kept = [*layout.job_files(job)]
-    for attempt in attempts.all[-MOST_ATTEMPTS:]:
-        kept += layout.attempt_files(job, attempt.number)
-    shown = [path for path in kept if path.is_file()]
+    places = [layout.job_places(job)]
+    places += [layout.attempt_places(job, attempt.number) for attempt in attempts.all[-MOST_ATTEMPTS:]]
+    streams = [ways for files in places for ways in zip(*files, strict=True)]
+    found = [next((path for path in ways if path.is_file()), None) for ways in streams]
+    shown = [path for path in found if path is not None]
     if shown:
         yield "files:"
         yield from (f"  {short(path)}" for path in shown)

@@ -21,8 +21,9 @@ The conversation is one JSON object a line. From the head:
              title (of our processes, for the same people), bounds (the first message of that kind)
     bounds   phases: [[in seconds, slots, nice], ...], the first in 0 seconds; at_edge and owner: what to do
              with jobs that are too many, and when somebody else needs the PC (the rules of `presence`)
-    run      job, attempt, argv, env, timeout (seconds or null), the names of two files, out and err: `files`
-             while it runs, `published` when it counts. Begun when a slot is free; until then it waits here
+    run      job, attempt, argv, env, timeout (seconds or null), the names of two files, out and err, in these
+             folders or in a subfolder of them: `files` while it runs, `published` when it counts. It is begun
+             when a slot is free; until then it waits here
     recall   most: give back so many of the jobs that wait here, the youngest first
     ack      ids: [[job, attempt, publish], ...]: these results are in the journal
     pong     at: the number of the `ping` that this answers
@@ -68,7 +69,7 @@ import sys
 import time
 
 from pisa_fab.bounds import REQUEUE, Bounds, measures
-from pisa_fab.execution import Attempt, Turns
+from pisa_fab.execution import Attempt, Turns, open_output, rename
 from pisa_fab.lease import Lease
 from pisa_fab.notes import Note, name_process, remove_notes, stop_order
 from pisa_fab.place import (
@@ -123,7 +124,6 @@ SWEEP_INTERVAL = 0.3  # seconds between them
 SWEEP_BREAK = 0.05  # seconds between two of them while one job ends after the other
 # Signals that jobs find as any program does, whatever this one makes of them.
 DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-OUTPUT_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MARK_BYTES = MARK.encode("ascii")
 # The host, not the job, is why a process was not started.
 REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
@@ -676,7 +676,7 @@ class Worker:
         try:
             try:
                 for name in (attempt.out, attempt.err):
-                    files.append(os.open(name, OUTPUT_FLAGS, 0o666, dir_fd=folder))
+                    files.append(open_output(name, folder))
             except OSError as error:
                 raise RefusedError(f"its output files cannot be made: {error.strerror}") from error
             return self.spawn(attempt, *files)
@@ -838,10 +838,9 @@ class Worker:
             if attempt is None or not publish:
                 continue
             folders = self.folders
-            attempts = folders["attempts"]
             try:
-                os.replace(attempt.out, attempt.published_out, src_dir_fd=attempts, dst_dir_fd=folders["out"])
-                os.replace(attempt.err, attempt.published_err, src_dir_fd=attempts, dst_dir_fd=folders["err"])
+                rename(attempt.out, folders["attempts"], attempt.published_out, folders["out"])
+                rename(attempt.err, folders["attempts"], attempt.published_err, folders["err"])
             except OSError as error:
                 self.say({"op": "notice", "text": f"job {job}: cannot publish its output: {error}"})
             else:
