@@ -142,15 +142,19 @@ class Scheduler(Ledger):
         self._measured.clear()
 
     def _start_all(self, now: float, *, free: bool = True) -> Iterator[AttemptStarted]:
-        """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon."""
+        """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon.
+
+        Nothing is sent ahead that was lost or failed: should a host be lost again, then with few of them, and
+        none of the others waits behind one that fails.
+        """
         near = {host for host, horizon in self._horizons.items() if horizon.falls[0][0] < now + EDGE}
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
             job, avoid = found
             host = self._hosts.pick(avoid) if free else None
+            if host is None and not avoid and not (self._horizons and self._is_long(job)):
+                host = self._hosts.pick_ahead(near)
             if host is None:
-                host = self._hosts.pick_ahead(avoid, near)
-                if host is None or (avoid and host == avoid) or (self._horizons and self._is_long(job)):
-                    break
+                break
             yield self._start(job, host, now, None)
 
     def _is_long(self, job: int) -> bool:

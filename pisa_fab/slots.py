@@ -87,9 +87,9 @@ class Slots:
         """
         return self._free.lowest(avoid, closed)
 
-    def pick_ahead(self, avoid: str, closed: Collection[str] = ()) -> str | None:
-        """Give the full host where the fewest jobs wait, of those that may be sent more."""
-        return self._full.lowest(avoid, closed)
+    def pick_ahead(self, closed: Collection[str] = ()) -> str | None:
+        """Give the full host where the fewest jobs wait, of those that may be sent more; no `closed` one."""
+        return self._full.lowest("", closed)
 
     def has_free(self) -> bool:
         """Say whether any host has a free slot."""

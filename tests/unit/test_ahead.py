@@ -85,7 +85,7 @@ def test_full_hosts_are_sent_more_in_turn_up_to_what_each_may_have() -> None:
         slots.ready(name, 1)
         slots.set_ahead(name, most)
     found = []
-    while (name := slots.pick("") or slots.pick_ahead("")) is not None:
+    while (name := slots.pick("") or slots.pick_ahead()) is not None:
         slots.take(name, next(jobs))
         found.append(name)
     assert found == ["a", "b", "c", "a", "b", "a", "a"]
@@ -117,8 +117,7 @@ def test_levels_hold_exactly_the_hosts_that_have_room(steps: list[tuple[str, int
             for host in hosts
             if host.slots and 0 <= len(host.jobs) - host.slots < host.ahead
         }
-        for pick, room in ((slots.pick, free), (slots.pick_ahead, full)):
-            found = pick("")
+        for found, room in ((slots.pick(""), free), (slots.pick_ahead(), full)):
             assert (found is None) == (not room)
             assert found is None or room[found] == min(room.values())
         assert all(0 <= host.waiting <= len(host.jobs) for host in hosts)
