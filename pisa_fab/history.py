@@ -38,6 +38,7 @@ from pisa_fab.events import (
     SlotsChanged,
 )
 from pisa_fab.forecast import Forecast
+from pisa_fab.order import LongestFirst
 from pisa_fab.pace import Pace
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL
@@ -101,6 +102,7 @@ class History:
         closed_at: its Unix time; jobs may be cancelled later.
         paused: the jobs that are made to stand still, each with its host.
         forecast: how long jobs take, by what has succeeded.
+        order: which of the fresh jobs come first.
         canary: looks whether the first jobs of the run all fail in the same way.
         last_at: Unix time of the last event.
         epochs: how many heads there have been.
@@ -120,6 +122,7 @@ class History:
         self.epochs = 0
         self.paused: dict[int, str] = {}
         self.forecast = Forecast()
+        self.order = LongestFirst(self.scheduler, self.forecast, self.records)
         self.canary = Canary(0)
         self.next_number = 0
         self._started: dict[int, float] = {}  # of the attempts that run or are in doubt
@@ -146,12 +149,14 @@ class History:
             case JobsReopened():
                 for job in event.jobs:
                     self.results.pop(job, None)
+                self.order.begin()
             case RunOpened():
                 self.opened, self.opened_at, self.closed = event, time, None
                 self.epochs = max(self.epochs + 1, event.epoch)
                 self.canary = Canary(event.policy.stop_after)
                 self.hosts.clear()
                 self.paused.clear()
+                self.order.begin()
                 self._pace = Pace(time)
             case RunClosed():
                 self.closed, self.closed_at = event, time
@@ -170,6 +175,7 @@ class History:
 
     def decide(self, time: float, now: float) -> list[Decision]:
         """Let the scheduler decide, and take in what it decided; it need not be applied again."""
+        self.order.look()
         decisions = self.scheduler.decide(now)
         for decision in decisions:
             self._on_decision(time, decision)
@@ -207,6 +213,7 @@ class History:
         self._pace.attempt_ended(event.outcome.worked)
         if event.outcome.succeeded and event.job in self.records:
             self.forecast.learn(self.records[event.job].arguments, event.outcome.worked)
+            self.order.last.took(event.job, event.outcome.worked)
         if action.publish:
             self._pace.job_ended(time)
 
@@ -300,13 +307,19 @@ class History:
         While jobs wait: what is unfinished by the rate of late, but no less than what one job takes. When all
         that are left run, they run side by side and the rate says nothing: then it is what the job that was
         started last still needs if it takes as long as the mean. If it has taken longer, nobody knows; nor
-        for how long jobs stand still, or hosts may run nothing.
+        for how long jobs stand still, or hosts may run nothing. Where the longest jobs come first, those of
+        late are no measure for the others: then it is what is expected of each.
         """
         scheduler = self.scheduler
         if scheduler.finished:
             return 0.0
         if self.closed is not None or not self._slots():
             return None
+        self.order.look()
+        if not self.paused or scheduler.unfinished > len(scheduler.running):
+            ran = {job: time - self._started[job] for job in scheduler.running}
+            if (expected := self.order.left(ran, self._slots())) is not None:
+                return expected
         mean, rate = self._pace.mean_seconds(), self.rate(time)
         if mean is None or rate is None:
             return None

@@ -9,7 +9,7 @@ a monotonic clock. Every event costs O(1), because a batch may have a million jo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 from pisa_fab.allowance import Horizon
@@ -64,6 +64,31 @@ class Scheduler(Ledger):
         else:
             self._horizons.pop(host, None)
 
+    @property
+    def waiting(self) -> int:
+        """How many of the batch's jobs wait."""
+        return self._states.waiting()
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the fresh jobs come in an order that was given."""
+        return self._queues.is_in_order
+
+    def fresh(self) -> list[int]:
+        """Give the jobs that wait and have had no turn yet, ascending."""
+        return self._queues.fresh(self._states.codes, WAITING)
+
+    def put_in_order(self, jobs: Sequence[int]) -> None:
+        """Let the fresh jobs, which are these, come in this order, until some are asked for again.
+
+        That decides nothing about what has happened, so it need not be the same in a replay.
+        """
+        self._queues.put_in_order(jobs)
+
+    def spread(self, most: int) -> list[int]:
+        """Give up to so many of the fresh jobs, evenly from the order that was given."""
+        return self._queues.spread(self._states.codes, WAITING, most)
+
     def drain(self) -> None:
         """Let `decide` decide nothing any more."""
         self._draining = True
@@ -71,8 +96,9 @@ class Scheduler(Ledger):
     def decide(self, now: float) -> list[Decision]:
         """Fill the free slots and give up what is hopeless; already applied when it returns.
 
-        Jobs lost with their hosts come first, fresh ones in the order of their numbers next, retries last.
-        Each goes to the host that runs the fewest, but not where it just failed if another host is free.
+        Jobs lost with their hosts come first, fresh ones next (by their numbers, or in the order that was
+        given), retries last. Each goes to the host that runs the fewest, but not where it just failed if
+        another host is free.
         """
         if self._draining:
             return []

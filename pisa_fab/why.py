@@ -106,6 +106,7 @@ def waiting(history: History, *, head: bool, now: float) -> str:
 
 def why(history: History, job: int, *, head: bool, now: float) -> list[str]:
     """Say in one to three lines why a job runs, does not run yet, or runs no more; `now` is Unix time."""
+    history.order.look()
     view = history.scheduler.look(job)
     if view.state in _ENDED:
         return [*_ENDED[view.state](history, job, view), *([] if view.wanted else [_left_out(history)])]

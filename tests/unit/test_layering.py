@@ -39,6 +39,7 @@ PURE = {
     "ledger",
     "model",
     "numbering",
+    "order",
     "outlook",
     "pace",
     "proposals",
