@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 from pisa_fab.allowance import Horizon
+from pisa_fab.doubling import Doubling
 from pisa_fab.events import (
     Action,
     AttemptEnded,
@@ -23,38 +24,49 @@ from pisa_fab.events import (
     HostQuarantined,
     JobGivenUp,
     JobsCancelled,
+    SecondStarted,
 )
-from pisa_fab.ledger import Ledger
 from pisa_fab.states import WAITING
+from pisa_fab.stragglers import Stragglers
 
 LOOK_AHEAD = 100  # jobs that are looked at when those before them would not end in time
 LOOK_AROUND = 100  # and so many more all over the batch: in a sweep those that come next are all alike
 
-Decision = AttemptStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
+Decision = (
+    AttemptStarted | SecondStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
+)
 
 
-class Scheduler(Ledger):
-    """Which job runs where next."""
+class Scheduler(Doubling):
+    """Which job runs where next.
+
+    Attributes:
+        expected: how many seconds a job is expected to take, None for not known; near the end of a window.
+        longest: how many seconds a job should take at the most, None for not known; for `speculate:`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._draining = False
         self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
+        self._stragglers = Stragglers()
         self.expected: Callable[[int], float | None] = _unknown
+        self.longest: Callable[[int], float | None] = _unknown
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
         actions = super().apply(event, now)
         if isinstance(event, AttemptEnded) and event.job not in self.running:
             self._ends.pop(event.job, None)
+            self._stragglers.ended(event.job)
         return actions
 
     def wake_at(self) -> float | None:
         """Say when `decide` may have something new to say though nothing happens."""
         if self._draining:
             return None
-        due = [self.doubts.wake_at(), self._quarantine.wake_at()]
+        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._stragglers.wake_at]
         return min((moment for moment in due if moment is not None), default=None)
 
     def set_horizon(self, host: str, horizon: Horizon) -> None:
@@ -117,6 +129,11 @@ class Scheduler(Ledger):
         self._set_slots()
         decisions += self._start_last_chances(now)
         decisions += self._start_in_time(now) if self._horizons else self._start_all()
+        if self.policy.speculate:
+            for decision in decisions:
+                if isinstance(decision, AttemptStarted):
+                    self._stragglers.started(decision, now)
+            decisions += self._start_seconds(now)
         return decisions
 
     def _start_all(self) -> Iterator[AttemptStarted]:
@@ -192,6 +209,28 @@ class Scheduler(Ledger):
             if host is not None:
                 closed.add(host)
                 yield self._start(job, host, now, seconds)
+
+    def _start_seconds(self, now: float) -> Iterator[SecondStarted]:
+        """Give jobs that take much longer than they should to a second host, when nothing else waits.
+
+        Not what may take hosts down with it, nor on a host that is not trusted, or where the job has failed.
+        """
+        self._stragglers.rest()
+        if self.waiting or self._hosts.pick("") is None:
+            return
+        untrusted = {host for host in self._hosts.by_name if self.is_quarantined(host)}
+        running = [start for job, start in self.running.items() if self._may_be_doubled(job)]
+        for job in self._stragglers.overdue(running, self.longest, self.policy.speculate, now):
+            seconds = self.expected(job) if self._horizons else None
+            bad = {self.running[job].host, *self._budgets.failed_on(job)}
+            host = self._hosts.pick("", untrusted | bad | self._closed_to(seconds, now))
+            if host is not None:
+                second = SecondStarted(job, self._states.attempts[job] + 1, host)
+                self._on_second(second)
+                yield second
+
+    def _may_be_doubled(self, job: int) -> bool:
+        return job not in self._doubled and job not in self._unwanted and not self._has_last_chance(job)
 
 
 def _unknown(job: int) -> None:

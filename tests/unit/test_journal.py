@@ -48,6 +48,7 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.history import History
@@ -110,6 +111,7 @@ KINDS: dict[type, st.SearchStrategy[Event]] = {
     HostProbed: st.builds(HostProbed, TEXT),
     HostCleared: st.builds(HostCleared, TEXT),
     AttemptStarted: st.builds(AttemptStarted, NUMBER, NUMBER, TEXT),
+    SecondStarted: st.builds(SecondStarted, NUMBER, NUMBER, TEXT),
     AttemptEnded: st.builds(AttemptEnded, NUMBER, NUMBER, TEXT, OUTCOME),
     JobGivenUp: st.builds(JobGivenUp, NUMBER, st.lists(TEXT, max_size=3).map(tuple)),
     RunClosed: st.builds(RunClosed, TEXT),
@@ -205,7 +207,7 @@ def test_kinds_and_fields_of_newer_versions_are_skipped() -> None:
         RunClosed("finished"),
     )
     newer = json.loads(encode(1.0, RunOpened("9.9", "pc01", 1, (0,))))
-    newer["policy"]["speculate"] = True
+    newer["policy"]["clairvoyance"] = True
     assert decode(json.dumps(newer)) == (1.0, RunOpened("9.9", "pc01", 1, (0,)))
 
 
