@@ -134,6 +134,7 @@ def as_json(history: History, layout: Layout, *, head: bool) -> str:
         "jobs": len(scheduler.jobs),
         "left_out": history.opened.left_out if history.opened else 0,
         "paused": [job_name(job) for job in sorted(history.paused)],
+        "second": {job_name(job): second.host for job, second in sorted(scheduler.seconds.items())},
         "counts": {state.value: counts[state] for state in JobState},
         "rate": history.rate(now) if head else None,
         "eta_seconds": history.eta(now) if head else None,

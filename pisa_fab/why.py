@@ -194,6 +194,11 @@ def _running(history: History, job: int, view: JobView, *, head: bool, now: floa
             yield f"it runs on {started.host}{when}{took}, attempt {started.attempt}"
     else:
         yield f"it was running on {started.host}{when}, attempt {started.attempt}, when its head ended"
+    if (second := history.scheduler.seconds.get(job)) is not None:
+        yield (
+            f"second attempt ({second.attempt}) on {second.host}, because it takes longer than expected; "
+            "the first success counts"
+        )
     if view.unwanted:
         yield "it was asked to be cancelled and is being ended"
     if not head:
