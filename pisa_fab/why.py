@@ -71,7 +71,8 @@ def obstacle(history: History, now: float, ahead: int = 0) -> str:
     found = uses(history, now)
     if not found:
         return "no host has answered yet"
-    slots, busy = sum(use.slots for use in found), len(history.scheduler.running)
+    slots, scheduler = sum(use.slots for use in found), history.scheduler
+    busy = sum(scheduler.load(host)[0] for host in scheduler.ready_hosts)
     if not slots:
         what = "no host is ready" if not history.scheduler.ready_hosts else "no host gets jobs for now"
         return f"{what}: {'; '.join(_reasons(found))}"
