@@ -53,6 +53,8 @@ class Doubling(Ledger):
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
+        if not (self._doubled or self._parting or isinstance(event, SecondStarted)):
+            return super().apply(event, now)  # as almost always
         match event:
             case SecondStarted():
                 self._on_second(event)

@@ -135,13 +135,15 @@ class History:
 
     def apply(self, time: float, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done with a result. `time` is Unix time, `now` monotonic."""
+        on_host = isinstance(event, AttemptEnded) and event.job in self.scheduler.running
         actions = self.scheduler.apply(event, now)
         self.last_at = time
         match event:
             case AttemptEnded():
                 if isinstance(actions[0], Accept):
-                    self._on_accepted(time, event, actions[0])
-                self._recount(event.host)
+                    self._on_accepted(time, event, actions[0], on_host=on_host)
+                else:
+                    self._recount(event.host)
             case AttemptStarted() | SecondStarted():
                 if self._runs(event):
                     self._on_decision(time, event)
@@ -203,7 +205,8 @@ class History:
                     self._started.pop(job, None)
             case AttemptStarted():
                 self._started[event.job] = time
-                self._recount(event.host)
+                if event.host in self.hosts:
+                    self.hosts[event.host].running += 1
             case SecondStarted():
                 self._seconds[event.job] = event.attempt, time
                 self._recount(event.host)
@@ -244,7 +247,7 @@ class History:
         if where in self.hosts:
             self.hosts[where].paused -= 1
 
-    def _on_accepted(self, time: float, event: AttemptEnded, action: Accept) -> None:
+    def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
         started = self._started.pop(event.job)
         attempt, begun = self._seconds.get(event.job, (0, 0.0))
         if event.attempt == attempt:
@@ -253,6 +256,7 @@ class History:
         if event.host in self.hosts:
             host = self.hosts[event.host]
             host.done += 1
+            host.running -= on_host
             host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
         if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return  # that is no result

@@ -86,6 +86,8 @@ class LongestFirst:
         self._look_at = max(2 * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
         if len(fresh) > 1 and self._is_worth_it(fresh, unknown):
             self._put_in_order(fresh, unknown)
+        elif learned:
+            self._look_at *= 2  # short jobs seldom become long
 
     def _is_worth_it(self, fresh: Sequence[int], unknown: Sequence[int]) -> bool:
         """Say whether something is known, and the longest job is longer than it takes to find it."""
