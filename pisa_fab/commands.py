@@ -231,12 +231,15 @@ def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool =
     from pisa_fab.run import read_history
 
     layout = batch.layout
+    given = batch.spec.expect.seconds if batch.spec.expect is not None else None
     if job:
         number, _ = job_and_attempt(job)
-        lines = [words.job_as_json(layout, number)] if as_json else words.describe_job(layout, number)
+        known = (layout, number, given)
+        lines = [words.job_as_json(*known)] if as_json else words.describe_job(*known)
     else:
         head = is_at_work(layout)
         history = read_history(batch.output)
+        history.forecast.given = given
         lines = (
             [words.as_json(history, layout, head=head)]
             if as_json

@@ -257,6 +257,15 @@ class AttemptStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondStarted:
+    """The head gave a job that runs to another host, too, because it takes much longer than expected."""
+
+    job: int
+    attempt: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """A worker reported the end of an attempt."""
 
@@ -300,6 +309,7 @@ Event = (
     | HostProbed
     | HostCleared
     | AttemptStarted
+    | SecondStarted
     | AttemptEnded
     | JobGivenUp
     | RunClosed

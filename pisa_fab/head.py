@@ -20,7 +20,6 @@ from pisa_fab.errors import PisaError, RunError
 from pisa_fab.events import (
     Accept,
     AttemptEnded,
-    AttemptStarted,
     CancelAsked,
     Event,
     HostLost,
@@ -176,7 +175,7 @@ class Head:
         untold = [
             message for pieces in self.outgoing.values() for message in pieces if message["op"] == "run"
         ]
-        return len(self.scheduler.running) <= len(untold)
+        return len(self.scheduler.running) + len(self.scheduler.seconds) <= len(untold)
 
     def record(self, event: Event, now: float | None = None) -> None:
         """Journal an event, show it, and prepare what the worker has to be told of it."""
@@ -215,7 +214,7 @@ class Head:
         """Ask the scheduler what to do next, and prepare it."""
         for event in self.run.decide(now):
             self.view.happened(event)
-            if isinstance(event, AttemptStarted):
+            if isinstance(event, messages.Start):
                 self.outgoing[event.host].append(messages.order(self.run, event))
 
     def take_back(self, now: float) -> None:

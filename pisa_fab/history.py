@@ -35,9 +35,11 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.forecast import Forecast
+from pisa_fab.order import LongestFirst
 from pisa_fab.pace import Pace
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL
@@ -101,6 +103,7 @@ class History:
         closed_at: its Unix time; jobs may be cancelled later.
         paused: the jobs that are made to stand still, each with its host.
         forecast: how long jobs take, by what has succeeded.
+        order: which of the fresh jobs come first.
         canary: looks whether the first jobs of the run all fail in the same way.
         last_at: Unix time of the last event.
         epochs: how many heads there have been.
@@ -120,9 +123,12 @@ class History:
         self.epochs = 0
         self.paused: dict[int, str] = {}
         self.forecast = Forecast()
+        self.order = LongestFirst(self.scheduler, self.forecast, self.records)
         self.canary = Canary(0)
         self.next_number = 0
         self._started: dict[int, float] = {}  # of the attempts that run or are in doubt
+        self._seconds: dict[int, tuple[int, float]] = {}  # of the second attempts: the number, and the time
+        self._still: dict[int, str] = {}  # as `paused`, of second attempts
         self._pace = Pace(0.0)
 
     # -- events --------------------------------------------------------------------------------------
@@ -136,28 +142,40 @@ class History:
             case AttemptEnded():
                 if isinstance(actions[0], Accept):
                     self._on_accepted(time, event, actions[0], on_host=on_host)
-            case AttemptStarted() if self.scheduler.running.get(event.job) is event:
-                self._on_decision(time, event)
+                else:
+                    self._recount(event.host)
+            case AttemptStarted() | SecondStarted():
+                if self._runs(event):
+                    self._on_decision(time, event)
             case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
-            case JobsAdded():
-                self.records.update(enumerate(event.records, start=event.first))
-                self.next_number = max(self.next_number, event.first + len(event.records))
-            case JobsReopened():
-                for job in event.jobs:
-                    self.results.pop(job, None)
+            case JobsAdded() | JobsReopened():
+                self._on_jobs(event)
             case RunOpened():
                 self.opened, self.opened_at, self.closed = event, time, None
                 self.epochs = max(self.epochs + 1, event.epoch)
                 self.canary = Canary(event.policy.stop_after)
                 self.hosts.clear()
-                self.paused.clear()
+                for of_seconds in (self.paused, self._seconds, self._still):
+                    of_seconds.clear()
+                self.order.begin()
                 self._pace = Pace(time)
             case RunClosed():
                 self.closed, self.closed_at = event, time
             case _:
                 self._on_host_event(event)
+        if self._seconds:
+            self._follow_seconds()
         return actions
+
+    def _on_jobs(self, event: JobsAdded | JobsReopened) -> None:
+        if isinstance(event, JobsAdded):
+            self.records.update(enumerate(event.records, start=event.first))
+            self.next_number = max(self.next_number, event.first + len(event.records))
+            return
+        for job in event.jobs:
+            self.results.pop(job, None)
+        self.order.begin()
 
     def _on_host_event(self, event: Event) -> None:
         match event:
@@ -170,6 +188,7 @@ class History:
 
     def decide(self, time: float, now: float) -> list[Decision]:
         """Let the scheduler decide, and take in what it decided; it need not be applied again."""
+        self.order.look()
         decisions = self.scheduler.decide(now)
         for decision in decisions:
             self._on_decision(time, decision)
@@ -188,16 +207,55 @@ class History:
                 self._started[event.job] = time
                 if event.host in self.hosts:
                     self.hosts[event.host].running += 1
+            case SecondStarted():
+                self._seconds[event.job] = event.attempt, time
+                self._recount(event.host)
             case _:
                 self._on_standing(event)
 
+    def _runs(self, event: AttemptStarted | SecondStarted) -> bool:
+        """Say whether a start was one: whether the job could be started."""
+        if isinstance(event, AttemptStarted):
+            return self.scheduler.running.get(event.job) is event
+        second = self.scheduler.seconds.get(event.job)
+        return second is not None and second.attempt == event.attempt
+
+    def _recount(self, name: str) -> None:
+        """Count what a ready host runs, with what it still ends because another host was first."""
+        if name in self.hosts and name in self.scheduler.ready_hosts:
+            self.hosts[name].running = self.scheduler.load(name)[0]
+
+    def _follow_seconds(self) -> None:
+        """Let second attempts be the jobs' own where the first ones are gone, and forget those that are."""
+        for job, (attempt, begun) in list(self._seconds.items()):
+            if job in self.scheduler.seconds:
+                continue
+            del self._seconds[job]
+            still = self._still.pop(job, "")
+            running = self.scheduler.running.get(job)
+            if running is not None and running.attempt == attempt:
+                self._started[job] = begun
+                self._goes_on(job)
+                if still:
+                    self.paused[job] = still
+            elif still in self.hosts:
+                self.hosts[still].paused -= 1
+
+    def _goes_on(self, job: int) -> None:
+        """Note that the job's own attempt stands still no more, if it did: it has ended, or was lost."""
+        where = self.paused.pop(job, "")
+        if where in self.hosts:
+            self.hosts[where].paused -= 1
+
     def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
         started = self._started.pop(event.job)
-        was_paused = self.paused.pop(event.job, None) == event.host
+        attempt, begun = self._seconds.get(event.job, (0, 0.0))
+        if event.attempt == attempt:
+            started = begun
+        self._goes_on(event.job)
         if event.host in self.hosts:
             host = self.hosts[event.host]
             host.done += 1
-            host.paused -= was_paused
             host.running -= on_host
             host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
         if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
@@ -208,6 +266,7 @@ class History:
         self._pace.attempt_ended(event.outcome.worked)
         if event.outcome.succeeded and event.job in self.records:
             self.forecast.learn(self.records[event.job].arguments, event.outcome.worked)
+            self.order.last.took(event.job, event.outcome.worked)
         if action.publish:
             self._pace.job_ended(time)
 
@@ -234,14 +293,16 @@ class History:
                 host.state, host.running, host.reason = "unusable", 0, event.reason
 
     def _on_paused(self, event: JobsPaused) -> None:
-        for job in [job for job, host in self.paused.items() if host == event.host]:
-            del self.paused[job]
-        running = self.scheduler.running
-        for job in event.jobs:
-            if job in running and running[job].host == event.host:
-                self.paused[job] = event.host
+        both = ((self.scheduler.running, self.paused), (self.scheduler.seconds, self._still))
+        for running, paused in both:
+            for job in [job for job, host in paused.items() if host == event.host]:
+                del paused[job]
+            for job in event.jobs:
+                if job in running and running[job].host == event.host:
+                    paused[job] = event.host
         if event.host in self.hosts:
-            self.hosts[event.host].paused = sum(host == event.host for host in self.paused.values())
+            found = [*self.paused.values(), *self._still.values()]
+            self.hosts[event.host].paused = found.count(event.host)
 
     def _on_standing(self, event: HostQuarantined | HostProbed | HostCleared) -> None:
         host = self.hosts.setdefault(event.host, HostView(event.host, ""))
@@ -306,13 +367,19 @@ class History:
         While jobs wait: what is unfinished by the rate of late, but no less than what one job takes. When all
         that are left run, they run side by side and the rate says nothing: then it is what the job that was
         started last still needs if it takes as long as the mean. If it has taken longer, nobody knows; nor
-        for how long jobs stand still, or hosts may run nothing.
+        for how long jobs stand still, or hosts may run nothing. Where the longest jobs come first, those of
+        late are no measure for the others: then it is what is expected of each.
         """
         scheduler = self.scheduler
         if scheduler.finished:
             return 0.0
         if self.closed is not None or not self._slots():
             return None
+        self.order.look()
+        if not self.paused or scheduler.unfinished > len(scheduler.running):
+            ran = {job: time - self._started[job] for job in scheduler.running}
+            if (expected := self.order.left(ran, self._slots())) is not None:
+                return expected
         mean, rate = self._pace.mean_seconds(), self.rate(time)
         if mean is None or rate is None:
             return None

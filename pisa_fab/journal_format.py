@@ -9,6 +9,7 @@ Format 1 is that of 0.1.0. Format 2 added attempts that a host refused, hosts wh
 against the jobs (quarantine), workers that are taken up again with their jobs, and the head's epoch.
 Format 3 added jobs that are cancelled.
 Format 4 added attempts that used more memory than they may, and jobs that stand still for a while.
+Format 5 added second attempts of jobs that take longer than expected.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.model import Policy
 
-FORMAT = 4
+FORMAT = 5
 
 Line = dict[str, Any]
 
@@ -61,6 +63,8 @@ def encode(time: float, event: Event) -> str:
     match event:
         case AttemptStarted():
             line |= {"e": "started", "job": event.job, "attempt": event.attempt, "host": event.host}
+        case SecondStarted():
+            line |= {"e": "second", "job": event.job, "attempt": event.attempt, "host": event.host}
         case AttemptEnded():
             line |= {"e": "ended", "job": event.job, "attempt": event.attempt, "host": event.host}
             _put_outcome(line, event.outcome)
@@ -202,6 +206,10 @@ def _read_started(line: Line) -> Event:
     return AttemptStarted(_number(line, "job"), _number(line, "attempt"), _text(line, "host"))
 
 
+def _read_second(line: Line) -> Event:
+    return SecondStarted(_number(line, "job"), _number(line, "attempt"), _text(line, "host"))
+
+
 def _read_ended(line: Line) -> Event:
     get = line.get
     outcome = Outcome(
@@ -268,6 +276,7 @@ def _read_ranges(text: str) -> tuple[int, ...]:
 
 _READERS: Mapping[str, Callable[[Line], Event]] = {
     "started": _read_started,
+    "second": _read_second,
     "ended": _read_ended,
     "given up": lambda line: JobGivenUp(_number(line, "job"), tuple(map(intern, line["hosts"]))),
     "ready": _read_ready,

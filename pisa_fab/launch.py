@@ -85,7 +85,12 @@ def launch(
     if batch.deadline is not None:
         look_ahead(batch, cluster, wish, zone)
     policy = Policy(
-        batch.retries, batch.max_losses, cluster.lease, margin_of(cluster.lease), batch.stop_after
+        batch.retries,
+        batch.max_losses,
+        cluster.lease,
+        margin_of(cluster.lease),
+        batch.stop_after,
+        batch.speculate,
     )
     with open_run(batch, waiting=view.say) as run:
         began = clock()

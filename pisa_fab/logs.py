@@ -136,7 +136,8 @@ class Followed:
     def follow(self) -> int:
         """Show what comes until the job has ended for good, or nobody works on it any more."""
         absent_since: float | None = None
-        self._shown = max(0, len(self._attempts.all) - 1)
+        found = self._attempts
+        self._shown = found.all.index(found.last) if found.last else max(0, len(found.all) - 1)
         if self._attempts.last is None and self.state not in FINAL:
             self.say_why()
             self._announce = True
@@ -162,6 +163,8 @@ class Followed:
         for attempt in self._attempts.all[max(self._shown, self._attempts.asked) :]:
             if attempt.number == self.output.attempt:
                 continue
+            if attempt.second and attempt is not self._attempts.last:
+                continue  # it may never count
             if self.output.attempt is not None:
                 self.finish_attempt()
             if self._announce:

@@ -96,6 +96,7 @@ class Policy:
         lease: seconds of silence after which head and worker act alone.
         margin: seconds that the head waits longer than the worker.
         stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
+        speculate: a job that has run so many times as long as it should may get a second attempt; 0 for none.
     """
 
     retries: int = 0
@@ -103,6 +104,7 @@ class Policy:
     lease: float = 60.0
     margin: float = 5.0
     stop_after: int = 0
+    speculate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Batch:
         retries: how often a failed job is run again.
         max_losses: after how many lost hosts a job is given up.
         stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
+        speculate: a job that has run so many times as long as it should may get a second attempt; 0 for none.
         results: how `collect` parses outputs, None for not at all.
         cluster: the cluster file that the jobs file names, None for none.
         notify: the command that is run on the head when a run has ended, with `{summary}`, `{output}` and
@@ -163,6 +166,7 @@ class Batch:
     retries: int = 0
     max_losses: int = 3
     stop_after: int = 5
+    speculate: float = 0.0
     results: ResultFormat | None = None
     cluster: Path | None = None
     notify: tuple[str, ...] = ()

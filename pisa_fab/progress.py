@@ -33,6 +33,7 @@ from pisa_fab.events import (
     JobRecord,
     JobsPaused,
     JobState,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.history import History, JobResult
@@ -295,6 +296,9 @@ def logged(event: Event) -> str:
         return f"{event.host}: gets one job, to see whether it does well again"
     if isinstance(event, AttemptStarted):
         return f"{job_name(event.job)}.{event.attempt} started on {event.host}"
+    if isinstance(event, SecondStarted):
+        what = f"{job_name(event.job)}.{event.attempt}: second attempt on {event.host}"
+        return f"{what}, because it takes longer than expected"
     if isinstance(event, AttemptEnded):
         outcome = event.outcome
         how = "succeeded" if outcome.succeeded else outcome.describe()
@@ -327,11 +331,18 @@ def paused(history: History) -> str:
     return f" ({len(history.paused)} paused)" if history.paused else ""
 
 
+def twice(history: History) -> str:
+    """Say how many of the running jobs run a second time, because they take too long; "" if none does."""
+    count = len(history.scheduler.seconds)
+    return f" ({count} with a second attempt)" if count else ""
+
+
 def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
     parts = [
-        f"{counts[state]} {state.value}{paused(history) if state is JobState.RUNNING else ''}"
+        f"{counts[state]} {state.value}"
+        + (paused(history) + twice(history) if state is JobState.RUNNING else "")
         for state in JobState
         if counts[state]
     ]

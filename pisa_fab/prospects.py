@@ -12,7 +12,7 @@ from datetime import tzinfo
 from pisa_fab import outlook
 from pisa_fab.allowance import HORIZON
 from pisa_fab.events import JobState
-from pisa_fab.forecast import Work
+from pisa_fab.forecast import ENOUGH_TO_CORRECT, Work
 from pisa_fab.history import History
 from pisa_fab.model import AtEdge, Batch, Cluster, Host
 from pisa_fab.numbering import Numbering
@@ -64,6 +64,7 @@ class Prospects:
         if batch.expect is not None:
             history.forecast.given = batch.expect.seconds
         history.scheduler.expected = self.at_most
+        history.scheduler.longest = self.longest
 
     def at_most(self, job: int) -> float | None:
         """Give how many seconds a job is expected to take at the most, None while nothing is known."""
@@ -75,6 +76,13 @@ class Prospects:
             found = forecast.expect(self.history.records[job].arguments)
             self._known[job] = found.at_most if found else None
         return self._known[job]
+
+    def longest(self, job: int) -> float | None:
+        """Give how many seconds a job should take at the most, None before a few have shown it."""
+        if self.history.forecast.learned < ENOUGH_TO_CORRECT:
+            return None
+        known = [self.at_most(job), self.history.order.last.of(job)]
+        return max((seconds for seconds in known if seconds is not None), default=None)
 
     def begin(self, time: float, say: Callable[[str], None]) -> None:
         """Say what is already known not to work out."""

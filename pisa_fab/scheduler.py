@@ -9,11 +9,12 @@ a monotonic clock. Every event costs O(1), because a batch may have a million jo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 from pisa_fab.ahead import LONG, Ahead
 from pisa_fab.allowance import Horizon
+from pisa_fab.doubling import Doubling
 from pisa_fab.events import (
     Action,
     AttemptEnded,
@@ -26,11 +27,12 @@ from pisa_fab.events import (
     JobGivenUp,
     JobsCancelled,
     RunOpened,
+    SecondStarted,
 )
-from pisa_fab.ledger import Ledger
 from pisa_fab.quarantine import Standing
 from pisa_fab.slots import ReadyHost
 from pisa_fab.states import WAITING
+from pisa_fab.stragglers import Stragglers
 
 LOOK_AHEAD = 100  # jobs that are looked at when those before them would not end in time
 LOOK_AROUND = 100  # and so many more all over the batch: in a sweep those that come next are all alike
@@ -38,24 +40,33 @@ EDGE = 10.0  # seconds before a host has fewer slots from which on it is sent no
 STUCK = 0.1  # seconds without an end on a host after which what waits there is wanted back, if a slot is free
 RECALL_AGAIN = 0.25  # seconds that a host has to give back what is wanted
 
-Decision = AttemptStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
+Decision = (
+    AttemptStarted | SecondStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
+)
 
 
-class Scheduler(Ledger):
-    """Which job runs where next."""
+class Scheduler(Doubling):
+    """Which job runs where next.
+
+    Attributes:
+        expected: how many seconds a job is expected to take, None for not known; near the end of a window.
+        longest: how many seconds a job should take at the most, None for not known; for `speculate:`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._draining = False
         self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
+        self._stragglers = Stragglers()
         self.expected: Callable[[int], float | None] = _unknown
         self._ahead = Ahead()
-        self._given: dict[int, float] = {}  # when each job was given to its host that this head has given
+        self._given: dict[tuple[int, int], float] = {}  # when this head has given each attempt to its host
         self._measured: dict[str, float] = {}  # the hosts of which something has ended, and when
         self._moved_at: dict[str, float] = {}  # when something last ended on a host
         self._recalled_at: dict[str, float] = {}
         self._recall_at: float | None = None  # when to look again whether something is wanted back
+        self.longest: Callable[[int], float | None] = _unknown
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
@@ -63,6 +74,7 @@ class Scheduler(Ledger):
         if isinstance(event, AttemptEnded):
             if event.job not in self.running:
                 self._ends.pop(event.job, None)
+                self._stragglers.ended(event.job)
             self._measure(event, now)
         elif isinstance(event, HostQuarantined | HostProbed | HostCleared):
             self._measured[event.host] = now
@@ -72,7 +84,7 @@ class Scheduler(Ledger):
         return actions
 
     def _measure(self, event: AttemptEnded, now: float) -> None:
-        given, outcome = self._given.pop(event.job, None), event.outcome
+        given, outcome = self._given.pop((event.job, event.attempt), None), event.outcome
         if given is None:
             return
         self._moved_at[event.host] = self._measured[event.host] = now
@@ -86,7 +98,7 @@ class Scheduler(Ledger):
         """Say when `decide` may have something new to say though nothing happens."""
         if self._draining:
             return None
-        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._recall_at]
+        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._stragglers.wake_at, self._recall_at]
         return min((moment for moment in due if moment is not None), default=None)
 
     def set_horizon(self, host: str, horizon: Horizon) -> None:
@@ -96,6 +108,31 @@ class Scheduler(Ledger):
         else:
             self._horizons.pop(host, None)
 
+    @property
+    def waiting(self) -> int:
+        """How many of the batch's jobs wait."""
+        return self._states.waiting()
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the fresh jobs come in an order that was given."""
+        return self._queues.is_in_order
+
+    def fresh(self) -> list[int]:
+        """Give the jobs that wait and have had no turn yet, ascending."""
+        return self._queues.fresh(self._states.codes, WAITING)
+
+    def put_in_order(self, jobs: Sequence[int]) -> None:
+        """Let the fresh jobs, which are these, come in this order, until some are asked for again.
+
+        That decides nothing about what has happened, so it need not be the same in a replay.
+        """
+        self._queues.put_in_order(jobs)
+
+    def spread(self, most: int) -> list[int]:
+        """Give up to so many of the fresh jobs, evenly from the order that was given."""
+        return self._queues.spread(self._states.codes, WAITING, most)
+
     def drain(self) -> None:
         """Let `decide` decide nothing any more."""
         self._draining = True
@@ -103,9 +140,9 @@ class Scheduler(Ledger):
     def decide(self, now: float) -> list[Decision]:
         """Fill the free slots and give up what is hopeless; already applied when it returns.
 
-        Jobs lost with their hosts come first, fresh ones in the order of their numbers next, retries last.
-        Each goes to the host that runs the fewest, but not where it just failed if another host is free.
-        When no slot is free, hosts are sent more that will soon have one (see `ahead`).
+        Jobs lost with their hosts come first, fresh ones next (by their numbers, or in the order that was
+        given), retries last. Each goes to the host that runs the fewest, but not where it just failed if
+        another host is free. When no slot is free, hosts are sent more that will soon have one (see `ahead`).
         """
         if self._draining:
             return []
@@ -129,6 +166,11 @@ class Scheduler(Ledger):
             decisions += self._start_all(now, free=False)
         else:
             decisions += self._start_all(now)
+        if self.policy.speculate:
+            for decision in decisions:
+                if isinstance(decision, AttemptStarted):
+                    self._stragglers.started(decision, now)
+            decisions += self._start_seconds(now)
         return decisions
 
     def _set_ahead(self) -> None:
@@ -236,8 +278,8 @@ class Scheduler(Ledger):
         self._ends.pop(job, None)
         if seconds is not None:
             self._ends[job] = now + seconds
-        self._given[job] = now
         started = AttemptStarted(job, self._states.attempts[job] + 1, host)
+        self._given[(job, started.attempt)] = now
         self._on_started(started)
         return started
 
@@ -257,6 +299,28 @@ class Scheduler(Ledger):
             if host is not None:
                 closed.add(host)
                 yield self._start(job, host, now, seconds)
+
+    def _start_seconds(self, now: float) -> Iterator[SecondStarted]:
+        """Give jobs that take much longer than they should to a second host, when nothing else waits.
+
+        Not what may take hosts down with it, nor on a host that is not trusted, or where the job has failed.
+        """
+        self._stragglers.rest()
+        if self.waiting or self._hosts.pick("") is None:
+            return
+        untrusted = {host for host in self._hosts.by_name if self.is_quarantined(host)}
+        running = [start for job, start in self.running.items() if self._may_be_doubled(job)]
+        for job in self._stragglers.overdue(running, self.longest, self.policy.speculate, now):
+            seconds = self.expected(job) if self._horizons else None
+            bad = {self.running[job].host, *self._budgets.failed_on(job)}
+            host = self._hosts.pick("", untrusted | bad | self._closed_to(seconds, now))
+            if host is not None:
+                second = SecondStarted(job, self._states.attempts[job] + 1, host)
+                self._on_second(second)
+                yield second
+
+    def _may_be_doubled(self, job: int) -> bool:
+        return job not in self._doubled and job not in self._unwanted and not self._has_last_chance(job)
 
 
 def _unknown(job: int) -> None:

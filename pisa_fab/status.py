@@ -17,6 +17,7 @@ from pisa_fab.attempts import Attempt, Attempts
 from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, UsageError
 from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower, is_at_work
+from pisa_fab.forecast import Given
 from pisa_fab.history import History, JobResult
 from pisa_fab.invocation import as_typed, short
 from pisa_fab.layout import Layout
@@ -133,6 +134,7 @@ def as_json(history: History, layout: Layout, *, head: bool) -> str:
         "left_out": history.opened.left_out if history.opened else 0,
         "paused": [job_name(job) for job in sorted(history.paused)],
         "sent_ahead": scheduler.sent_ahead,
+        "second": {job_name(job): second.host for job, second in sorted(scheduler.seconds.items())},
         "counts": {state.value: counts[state] for state in JobState},
         "rate": history.rate(now) if head else None,
         "eta_seconds": history.eta(now) if head else None,
@@ -180,10 +182,13 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 # -- one job ------------------------------------------------------------------------------------------------
 
 
-def describe_job(layout: Layout, job: int) -> Iterator[str]:
-    """Give the lines of `status --job`: everything about one job. Raises UsageError if there is none."""
+def describe_job(layout: Layout, job: int, given: Given | None = None) -> Iterator[str]:
+    """Give the lines of `status --job`: everything about one job. Raises UsageError if there is none.
+
+    `given` is what the jobs file says of how long jobs take, which the order of those that wait follows.
+    """
     head = is_at_work(layout)
-    history, attempts = read_job(layout, job)
+    history, attempts = read_job(layout, job, given)
     record, now = history.records[job], time.time()
     yield f"{job_name(job)}  {state_of_job(history, job)}"
     for line in why(history, job, head=head, now=now):
@@ -211,13 +216,14 @@ def as_pasted(line: str) -> str:
     return f"{AGAIN.partition(':')[0]}: {as_typed('submit', *options.split())}" if found and not tip else line
 
 
-def read_job(layout: Layout, job: int) -> tuple[History, Attempts]:
+def read_job(layout: Layout, job: int, given: Given | None) -> tuple[History, Attempts]:
     """Read the journal for the sake of one job. Raises UsageError if there is no such job."""
     attempts = Attempts(job)
     follower = JournalFollower(layout.journal, attempts.take)
     follower.update()
     if job not in follower.history.records:
         raise UsageError(unknown(follower.history, job), f"see the assignment file, or: {as_typed('status')}")
+    follower.history.forecast.given = given
     return follower.history, attempts
 
 
@@ -251,10 +257,10 @@ def file_lines(layout: Layout, job: int, attempts: Attempts) -> Iterator[str]:
         yield from (f"  {short(path)}" for path in shown)
 
 
-def job_as_json(layout: Layout, job: int) -> str:
+def job_as_json(layout: Layout, job: int, given: Given | None = None) -> str:
     """Give everything about one job as one JSON object. Raises UsageError if there is none."""
     head = is_at_work(layout)
-    history, attempts = read_job(layout, job)
+    history, attempts = read_job(layout, job, given)
     record = history.records[job]
     view = history.scheduler.look(job)
     data = {

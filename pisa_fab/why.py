@@ -113,6 +113,7 @@ def waiting(history: History, *, head: bool, now: float) -> str:
 
 def why(history: History, job: int, *, head: bool, now: float) -> list[str]:
     """Say in one to three lines why a job runs, does not run yet, or runs no more; `now` is Unix time."""
+    history.order.look()
     view = history.scheduler.look(job)
     if view.state in _ENDED:
         return [*_ENDED[view.state](history, job, view), *([] if view.wanted else [_left_out(history)])]
@@ -200,6 +201,11 @@ def _running(history: History, job: int, view: JobView, *, head: bool, now: floa
             yield f"it runs on {started.host}{when}{took}, attempt {started.attempt}"
     else:
         yield f"it was running on {started.host}{when}, attempt {started.attempt}, when its head ended"
+    if (second := history.scheduler.seconds.get(job)) is not None:
+        yield (
+            f"second attempt ({second.attempt}) on {second.host}, because it takes longer than expected; "
+            "the first success counts"
+        )
     if view.unwanted:
         yield "it was asked to be cancelled and is being ended"
     if not head:

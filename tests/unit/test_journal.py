@@ -48,6 +48,7 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.history import History
@@ -110,6 +111,7 @@ KINDS: dict[type, st.SearchStrategy[Event]] = {
     HostProbed: st.builds(HostProbed, TEXT),
     HostCleared: st.builds(HostCleared, TEXT),
     AttemptStarted: st.builds(AttemptStarted, NUMBER, NUMBER, TEXT),
+    SecondStarted: st.builds(SecondStarted, NUMBER, NUMBER, TEXT),
     AttemptEnded: st.builds(AttemptEnded, NUMBER, NUMBER, TEXT, OUTCOME),
     JobGivenUp: st.builds(JobGivenUp, NUMBER, st.lists(TEXT, max_size=3).map(tuple)),
     RunClosed: st.builds(RunClosed, TEXT),
@@ -205,7 +207,7 @@ def test_kinds_and_fields_of_newer_versions_are_skipped() -> None:
         RunClosed("finished"),
     )
     newer = json.loads(encode(1.0, RunOpened("9.9", "pc01", 1, (0,))))
-    newer["policy"]["speculate"] = True
+    newer["policy"]["clairvoyance"] = True
     assert decode(json.dumps(newer)) == (1.0, RunOpened("9.9", "pc01", 1, (0,)))
 
 
@@ -443,7 +445,8 @@ def test_a_journal_of_an_older_version_always_loads_and_goes_on(fixture: Path, p
 
 def test_there_are_journals_of_older_formats_and_all_have_their_result() -> None:
     names = {path.name for path in JOURNALS.glob("*.jsonl")}
-    assert {"0.1.0-a.jsonl", "0.1.0-b.jsonl", "0.2.0-a.jsonl", "0.3.0-a.jsonl", "format-1.jsonl"} <= names
+    assert {"0.1.0-a.jsonl", "0.1.0-b.jsonl", "0.2.0-a.jsonl", "0.3.0-a.jsonl"} <= names
+    assert {"0.4.0-a.jsonl", "0.4.0-b.jsonl", "format-1.jsonl"} <= names
     assert {path.stem for path in JOURNALS.glob("*.json")} == {path.stem for path in JOURNALS.glob("*.jsonl")}
 
 

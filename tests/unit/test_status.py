@@ -31,6 +31,7 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
 )
 from pisa_fab.follow import is_at_work
 from pisa_fab.journal import Journal
@@ -39,6 +40,7 @@ from pisa_fab.lock import moment
 from pisa_fab.model import Policy
 from pisa_fab.run import read_history
 from pisa_fab.watch import Watched, picture, watch
+from pisa_fab.why import why
 
 T = 1_800_000_000.0
 GOOD = Outcome(Ending.EXITED, exit_code=0, seconds=4.0)
@@ -193,6 +195,20 @@ def test_a_cancelled_job_says_by_whom_and_when(layout: Layout, write: Write) -> 
     lines = list(status.describe_job(layout, 2))
     assert lines[0] == "0002  cancelled"
     assert f"  cancelled by anna on pc07 at {moment(T + 4)}" in lines
+
+
+def test_what_the_jobs_file_says_is_the_order_of_what_waits(layout: Layout, write: Write) -> None:
+    write(READY, AttemptStarted(3, 1, "pc01"))
+    history, _ = status.read_job(layout, 0, lambda arguments: 10.0 + int(str(arguments["-n"]).split()[0]))
+    why(history, 0, head=True, now=T + 4.0)
+    assert [history.scheduler.look(job).before for job in (2, 1, 0)] == [0, 1, 2]
+
+
+def test_where_a_second_attempt_runs_is_in_the_json(layout: Layout, write: Write) -> None:
+    write(READY, HostReady("pc02", 1), AttemptStarted(0, 1, "pc01"), SecondStarted(0, 2, "pc02"))
+    data = json.loads(status.as_json(read_history(layout.root), layout, head=False))
+    assert data["second"] == {"0000": "pc02"}
+    assert [(host["host"], host["running"]) for host in data["hosts"]] == [("pc01", 1), ("pc02", 1)]
 
 
 def test_a_job_as_json(layout: Layout, write: Write) -> None:
