@@ -193,9 +193,9 @@ class Scheduler(Doubling):
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
             job, avoid = found
             host = self._hosts.pick(avoid) if free else None
-            if host is None and not avoid and not (self._horizons and self._is_long(job)):
+            if host is None and not avoid:
                 host = self._hosts.pick_ahead(near)
-            if host is None:
+            if host is None or (self._horizons and self._is_long(job)):
                 break
             yield self._start(job, host, now, None)
 
