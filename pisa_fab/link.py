@@ -309,6 +309,7 @@ class Dialogue:
 
 # What the worker imports of this package, each after what it imports itself.
 BAGGAGE = (
+    "light",
     "processes",
     "lease",
     "place",

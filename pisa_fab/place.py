@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import _socket  # `socket` itself takes four times as long to import, on every host at every start
 import fcntl
-import json
 import os
 import select
-import signal
 import stat
 import struct
 import time
 
+from pisa_fab.light import dumps, loads, signal
 from pisa_fab.processes import clock, descendants, kill_all, mark_of, processes, send
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
@@ -88,7 +87,7 @@ class Wire:
     def messages(self) -> list[dict[str, Any]]:
         """Take the messages that have come as a whole."""
         *lines, self.incoming = self.incoming.split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [loads(line) for line in lines]
 
     def put(self, message: dict[str, Any]) -> None:
         """Have a message written."""
@@ -116,7 +115,7 @@ class Wire:
 
 def line_of(message: dict[str, Any]) -> bytes:
     """Give a message as a line of the conversation."""
-    return json.dumps(message).encode("ascii") + b"\n"
+    return dumps(message) + b"\n"
 
 
 def tell(connection: _socket.socket, text: str, *descriptors: int) -> bool:
@@ -256,7 +255,7 @@ class Visit:
 
     def __init__(self, setup: dict[str, Any], data: bytes, source: int, sink: int) -> None:
         hello = {"digest": setup["digest"], "epoch": setup["epoch"], "data": data.decode("ascii")}
-        self.hello = json.dumps(hello)
+        self.hello = dumps(hello).decode("ascii")
         self.descriptors = (source, sink)
         self.path = os.path.join(setup["place"], SOCKET)
         self.patience = min(KNOCK_PATIENCE, KNOCK_SHARE * setup["lease"])
