@@ -21,6 +21,7 @@ TYPE_CHECKING = False  # without importing typing, which would slow down the sta
 if TYPE_CHECKING:
     from typing import Any
 
+MARKER = "pisa_fab worker"  # the head skips everything before this and the token behind it
 SOCKET = "socket"  # its name in the worker's place
 MESSAGE_BYTES = 1 << 20  # the most that is read at once
 KNOCK_PATIENCE = 5.0  # seconds that an earlier worker may take to answer before it counts as frozen
@@ -29,6 +30,7 @@ CLAIM_PATIENCE = 15.0  # seconds, beside the grace of its jobs, that an earlier 
 CLAIM_INTERVAL = 0.02
 STRAY_PATIENCE = 10.0  # seconds for killed processes of an earlier worker to end
 CALLERS = 8  # connections to the place that may be silent; then the oldest is dropped
+SWEPT = 75  # exit status of a guardian whose worker was killed: its jobs have been ended
 UNKNOWN = 76  # exit status of a process that cannot say whether the worker has ended
 
 

@@ -67,7 +67,9 @@ from pisa_fab.lease import Lease
 from pisa_fab.light import find_program, loads, signal
 from pisa_fab.notes import Note, name_process, remove_notes, stop_order
 from pisa_fab.place import (
+    MARKER,
     MESSAGE_BYTES,
+    SWEPT,
     UNKNOWN,
     NotVisibleError,
     Place,
@@ -101,8 +103,6 @@ if TYPE_CHECKING:
     import resource
     from typing import Any
 
-SWEPT = 75  # exit status of a guardian whose worker was killed: its jobs have been ended
-MARKER = "pisa_fab worker"  # the head skips everything before this and the token behind it
 FAREWELL_PATIENCE = 5.0  # seconds that a head may take to read the last words
 VISIBLE_PATIENCE = 5.0  # seconds for a new file to show on a network home
 VISIBLE_INTERVAL = 0.2
