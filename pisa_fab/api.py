@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pisa_fab.pool import Access, LinkGroup
     from pisa_fab.progress import PlainView
     from pisa_fab.results import Table
+    from pisa_fab.ssh_ahead import Inquiry
 
 Ask = Callable[[str], str]
 
@@ -130,6 +131,7 @@ class Pool:
         self.is_remote = is_remote
         self._config = config
         self._connections = connections or {}
+        self._asked: Inquiry | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, config: object = None) -> Pool:
@@ -202,6 +204,15 @@ class Pool:
     def __len__(self) -> int:
         return len(self.cluster.hosts)
 
+    def ask_ahead(self) -> None:
+        """Begin to ask ssh about the hosts, so that the answers are there when `access` needs them."""
+        from pisa_fab.ssh_ahead import Inquiry
+        from pisa_fab.ssh_config import Address, OpenSSH
+
+        if self.is_remote and not self._connections and OpenSSH.is_here():
+            addresses = [Address(host.name, host.user, host.port) for host in self.cluster.hosts]
+            self._asked = Inquiry(OpenSSH(), addresses)
+
     def access(self, ask: Ask | None = None, *, accept_new: bool = False, password: str = "") -> Access:
         """Give how the hosts are reached; `ask` is asked for passphrases that are needed.
 
@@ -209,7 +220,10 @@ class Pool:
         """
         from pisa_fab.pool import Access
 
-        access = Access(self._config, self._connections, accept_new=accept_new, password=password)
+        asked, self._asked = self._asked, None
+        access = Access(
+            self._config, self._connections, accept_new=accept_new, password=password, asked=asked
+        )
         access.resolve(self.cluster.hosts)
         if ask is not None:
             access.unlock(self.cluster.hosts, ask)

@@ -5,6 +5,7 @@ Imports are made where they are needed: `dryrun` starts without Fabric, `--help`
 
 from __future__ import annotations
 
+import gc
 import getpass
 import socket
 import sys
@@ -115,6 +116,12 @@ def ask_secret(question: str) -> str:
         raise
 
 
+def look_for_garbage() -> None:
+    """Look for garbage from now on, where that was put off: all is imported, and this may take long."""
+    gc.freeze()  # what is there now stays
+    gc.enable()
+
+
 # -- submit -------------------------------------------------------------------------------------------------
 
 
@@ -133,13 +140,19 @@ def submit(
 
     `only` names jobs (`3,7-9`); `notify` is the command that is run at the end where the jobs file has none.
     """
+    pool.ask_ahead()
+    from pisa_fab import launch  # noqa: F401 - takes a moment, in which ssh answers
     from pisa_fab.progress import view
 
     chosen = batch.known()[1].chosen(only) if only else None
     # Whoever is to be asked for a passphrase is so before the terminal is given up.
     access = pool.access(ask_on_terminal()) if pool.is_remote else None
 
-    def work(at_work: Callable[[], None]) -> int:
+    def work(told: Callable[[], None]) -> int:
+        def at_work() -> None:
+            look_for_garbage()
+            told()
+
         ended = pool.launch(
             batch,
             view(log=log),
@@ -286,6 +299,7 @@ def watch(batch: Batch) -> int:
     """Show where the run stands until it has ended. Raises PisaError."""
     from pisa_fab.watch import watch as show
 
+    look_for_garbage()
     return show(batch.layout)
 
 
@@ -293,6 +307,7 @@ def logs(batch: Batch, job: str, *, follow: bool = False, stderr: bool = False) 
     """Show what a job prints. Raises PisaError."""
     from pisa_fab.logs import show
 
+    look_for_garbage()
     number, attempt = job_and_attempt(job)
     return show(batch.layout, number, attempt=attempt, follow=follow, stream="err" if stderr else "out")
 
@@ -361,6 +376,7 @@ def check(
     from pisa_fab import check as looking
     from pisa_fab import check_table
 
+    look_for_garbage()
     spec = batch.spec if batch else None
     access = pool.access(ask_on_terminal(), accept_new=accept_new) if pool.is_remote else None
     reports = looking.run(pool.cluster, access, spec, told=tell_aside)

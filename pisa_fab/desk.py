@@ -18,9 +18,10 @@ There alone `loginctl` is asked whether the desktop calls itself idle; nothing e
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import struct
+
+from pisa_fab.light import signal
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ that happens is `worker`'s business.
 from __future__ import annotations
 
 import os
-import platform
-import signal
 import struct
 
+from pisa_fab.light import call_libc, signal
 from pisa_fab.processes import children, clock, descendants, is_stopped, kill_all, mark_of, send
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
@@ -199,14 +198,10 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        number = SCHED_SETATTR.get(platform.machine())
-        release = [int(part) for part in platform.release().split(".")[:2] if part.isdigit()]
+        number = SCHED_SETATTR.get(os.uname().machine)
+        release = [int(part) for part in os.uname().release.split(".")[:2] if part.isdigit()]
         self.number = number if release >= [6, 12] else None
         self.asked: dict[int, bytes] = {}  # by nice value
-        if self.number is not None:
-            import ctypes
-
-            self.call = ctypes.CDLL(None).syscall
 
     def give(self, pid: int, nice: int) -> None:
         """Let a job that has just been started stand back."""
@@ -217,4 +212,4 @@ class Turns:
             return
         if nice not in self.asked:
             self.asked[nice] = struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0)
-        self.call(self.number, pid, self.asked[nice], 0)
+        call_libc("syscall", self.number, pid, self.asked[nice], 0)

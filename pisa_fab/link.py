@@ -18,24 +18,23 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
-from importlib.util import MAGIC_NUMBER
+from importlib.machinery import SourceFileLoader
+from importlib.util import MAGIC_NUMBER, find_spec
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
-from pisa_fab import worker
 from pisa_fab.contact import Trouble
-from pisa_fab.place import UNKNOWN
+from pisa_fab.place import MARKER, SWEPT, UNKNOWN
 
 Message = dict[str, Any]
 
 STDERR_BYTES = 2000  # how much of a worker's own complaint is kept
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-MARKER = worker.MARKER.encode("ascii") + b" "
+SIGN = MARKER.encode("ascii") + b" "
 
 LOCAL_EXIT_TIMEOUT = 2.0  # seconds for the end of a worker's process after that of its output
 
@@ -43,7 +42,7 @@ LOCAL_EXIT_TIMEOUT = 2.0  # seconds for the end of a worker's process after that
 ENDINGS = {
     None: "connection lost",
     0: "the worker left",
-    worker.SWEPT: "the worker was killed",
+    SWEPT: "the worker was killed",
     UNKNOWN: "connection lost",
 }
 
@@ -187,7 +186,7 @@ class Link:
         outbox = self.outbox
         stream = self.connect(worker_command(self.python(), token))
         stream.send(worker_source())
-        data = skip_greeting(stream, MARKER + token.encode("ascii") + b"\n")
+        data = skip_greeting(stream, SIGN + token.encode("ascii") + b"\n")
         if data is None:
             raise explain_no_worker(stream, self.python())
         writer = Thread(target=write, args=(stream, outbox), name=f"pisa_fab-{self.name}-writer", daemon=True)
@@ -204,7 +203,7 @@ class Link:
         complaint = stream.complaint()
         ending = ENDINGS.get(status, f"the worker ended with status {status}")
         reason = complaint.splitlines()[-1] if complaint else ending
-        return Closed(self.name, reason, ended=status in (0, worker.SWEPT))
+        return Closed(self.name, reason, ended=status in (0, SWEPT))
 
 
 def write(stream: Stream, outbox: SimpleQueue[bytes | None]) -> None:
@@ -309,6 +308,7 @@ class Dialogue:
 
 # What the worker imports of this package, each after what it imports itself.
 BAGGAGE = (
+    "light",
     "processes",
     "lease",
     "place",
@@ -338,20 +338,26 @@ for name, text, code in parcel:
 MARSHAL_VERSION = 2  # which every Python can read
 
 
+def worker_loaders() -> Iterator[tuple[str, SourceFileLoader]]:
+    """Give the worker and what it imports, the worker last: names, and what has texts and code of each."""
+    for name in (*BAGGAGE, "worker"):
+        spec = find_spec(f"pisa_fab.{name}")
+        if spec is None or not isinstance(spec.loader, SourceFileLoader):
+            raise ImportError(f"pisa_fab.{name} is not there as a file of Python")
+        yield name, spec.loader
+
+
 @cache
 def worker_texts() -> list[tuple[str, bytes]]:
     """Give the sources of the worker and of what it imports: names and texts, the worker last."""
-    folder = resources.files("pisa_fab")
-    return [(name, folder.joinpath(f"{name}.py").read_bytes()) for name in (*BAGGAGE, "worker")]
+    return [(name, loader.get_data(loader.path)) for name, loader in worker_loaders()]
 
 
 @cache
 def worker_parts() -> tuple[bytes, bytes]:
     """Give the program that every host gets: what unpacks, and the parcel with the worker in it."""
-    parcel = [
-        (name, text, marshal.dumps(compile(text, f"pisa_fab/{name}.py", "exec", dont_inherit=True)))
-        for name, text in worker_texts()
-    ]
+    codes = {name: marshal.dumps(loader.get_code(loader.name)) for name, loader in worker_loaders()}
+    parcel = [(name, text, codes[name]) for name, text in worker_texts()]
     data = zlib.compress(marshal.dumps((MAGIC_NUMBER, parcel), MARSHAL_VERSION))
     return (UNPACK % len(data)).encode("ascii"), data
 

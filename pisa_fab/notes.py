@@ -19,6 +19,8 @@ import os
 import stat
 import time
 
+from pisa_fab.light import call_libc, move_text
+
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
     from typing import Iterator
@@ -339,10 +341,8 @@ def name_process(title: str) -> None:
     begin, end = field_of("self", ARGUMENTS_BEGIN), field_of("self", ARGUMENTS_END)
     if not 0 < begin < end:
         return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(PR_SET_NAME, SHORT_NAME.encode("ascii"), 0, 0, 0)
+    call_libc("prctl", PR_SET_NAME, SHORT_NAME.encode("ascii"), 0, 0, 0)
     room = end - begin
     # It has to end in a zero: otherwise the kernel takes it for longer and shows the environment as well.
     data = harmless(title).encode("ascii", "replace")[: room - 1]
-    ctypes.memmove(begin, data.ljust(room, b"\0"), room)
+    move_text(begin, data.ljust(room, b"\0"))

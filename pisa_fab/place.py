@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import _socket  # `socket` itself takes four times as long to import, on every host at every start
 import fcntl
-import json
 import os
 import select
-import signal
 import stat
 import struct
 import time
 
+from pisa_fab.light import dumps, loads, signal
 from pisa_fab.processes import clock, descendants, kill_all, mark_of, processes, send
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
     from typing import Any
 
-ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once
+MARKER = "pisa_fab worker"  # the head skips everything before this and the token behind it
 SOCKET = "socket"  # its name in the worker's place
 MESSAGE_BYTES = 1 << 20  # the most that is read at once
 KNOCK_PATIENCE = 5.0  # seconds that an earlier worker may take to answer before it counts as frozen
@@ -31,6 +30,7 @@ CLAIM_PATIENCE = 15.0  # seconds, beside the grace of its jobs, that an earlier 
 CLAIM_INTERVAL = 0.02
 STRAY_PATIENCE = 10.0  # seconds for killed processes of an earlier worker to end
 CALLERS = 8  # connections to the place that may be silent; then the oldest is dropped
+SWEPT = 75  # exit status of a guardian whose worker was killed: its jobs have been ended
 UNKNOWN = 76  # exit status of a process that cannot say whether the worker has ended
 
 
@@ -89,7 +89,7 @@ class Wire:
     def messages(self) -> list[dict[str, Any]]:
         """Take the messages that have come as a whole."""
         *lines, self.incoming = self.incoming.split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [loads(line) for line in lines]
 
     def put(self, message: dict[str, Any]) -> None:
         """Have a message written."""
@@ -117,7 +117,7 @@ class Wire:
 
 def line_of(message: dict[str, Any]) -> bytes:
     """Give a message as a line of the conversation."""
-    return ENCODE(message).encode("ascii") + b"\n"
+    return dumps(message) + b"\n"
 
 
 def tell(connection: _socket.socket, text: str, *descriptors: int) -> bool:
@@ -257,7 +257,7 @@ class Visit:
 
     def __init__(self, setup: dict[str, Any], data: bytes, source: int, sink: int) -> None:
         hello = {"digest": setup["digest"], "epoch": setup["epoch"], "data": data.decode("ascii")}
-        self.hello = json.dumps(hello)
+        self.hello = dumps(hello).decode("ascii")
         self.descriptors = (source, sink)
         self.path = os.path.join(setup["place"], SOCKET)
         self.patience = min(KNOCK_PATIENCE, KNOCK_SHARE * setup["lease"])

@@ -7,8 +7,9 @@ jobs: whose processes are to be ended is said by who calls.
 from __future__ import annotations
 
 import os
-import signal
 import time
+
+from pisa_fab.light import call_libc, signal
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ def clock() -> float:
 
 def adopt_orphans() -> None:
     """Become the parent of every process below this one that loses its own. Does nothing but on Linux."""
-    import ctypes
-
     try:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        call_libc("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     except AttributeError:
         return
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
-import re
 import time
+
+from pisa_fab.light import call_libc, find_program
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
@@ -45,11 +45,9 @@ def stand_back(nice: int) -> None:
 
 def idle_on_disk() -> None:
     """Ask for the disk only when nobody else wants it. Does nothing where that call is not known."""
-    call = IOPRIO_SET.get(platform.machine())
+    call = IOPRIO_SET.get(os.uname().machine)
     if call is not None and os.uname().sysname == "Linux":
-        import ctypes
-
-        ctypes.CDLL(None).syscall(call, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE)
+        call_libc("syscall", call, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE)
 
 
 def stray_sessions(pids: Iterable[int], nice: int) -> None:
@@ -133,11 +131,11 @@ RESERVE = 1 << 30  # bytes beside the limit, for what is asked for and never use
 DATA_LINE = ("RssAnon:", "RssShmem:", "VmSwap:")  # of /proc/PID/status
 SHARE_LINE = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")  # of /proc/PID/smaps_rollup
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
-NUMPY_REFUSED = re.compile(r"MemoryError: Unable to allocate ([0-9.]+) (\w+) for an array")
+NUMPY_REFUSED = r"MemoryError: Unable to allocate ([0-9.]+) (\w+) for an array"
 # How a program ends that was refused memory, and how many of such words say so only together with a peak
 # that is near the limit: they may be about the memory of a graphics card, or a text that a program prints.
-SURELY_REFUSED = re.compile(r"^MemoryError$|^terminate called after throwing an instance of 'std::bad_alloc'")
-MAYBE_REFUSED = re.compile(
+SURELY_REFUSED = r"^MemoryError$|^terminate called after throwing an instance of 'std::bad_alloc'"
+MAYBE_REFUSED = (
     r"MemoryError|bad_alloc|[Oo]ut ?[Oo]f ?[Mm]emory|Cannot allocate memory|[Cc]annot allocate vector"
     r"|memory allocation of \d+ bytes failed|ENOMEM"
 )
@@ -226,13 +224,15 @@ class Confinement:
 
 def was_refused(limit: int, peak: int, tail: str) -> bool:
     """Say whether a program ended because it was refused memory at this limit; see `Confinement.ran_out`."""
+    import re  # not at every start
+
     lines = tail.rstrip().splitlines()
-    numpy = NUMPY_REFUSED.search(lines[-1]) if lines else None
+    numpy = re.search(NUMPY_REFUSED, lines[-1]) if lines else None
     if numpy is not None and numpy[2] in UNITS:
         return peak + float(numpy[1]) * UNITS[numpy[2]] > limit
-    if any(SURELY_REFUSED.search(line) for line in lines[-2:]):
+    if any(re.search(SURELY_REFUSED, line) for line in lines[-2:]):
         return True
-    return peak >= NEAR * limit and any(MAYBE_REFUSED.search(line) for line in lines)
+    return peak >= NEAR * limit and any(re.search(MAYBE_REFUSED, line) for line in lines)
 
 
 def most_used(pid: int) -> int:
@@ -350,10 +350,9 @@ def move_into(unit: str, runtime: str) -> bool:
 
     A job of systemd does it, so it may take a moment longer than the answer.
     """
-    import shutil
     import subprocess
 
-    busctl = shutil.which("busctl")
+    busctl = find_program("busctl", os.environ.get("PATH", os.defpath))
     if busctl is None:
         return False
     deadline = time.monotonic() + BUSCTL_PATIENCE

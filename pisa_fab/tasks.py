@@ -9,8 +9,10 @@ Invoke tasks: options in, `commands` called, errors turned into a clean exit. Th
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import functools
+import gc
 import io
 import os
 import sys
@@ -100,6 +102,8 @@ def without_connections(run: Callable[..., None]) -> Callable[..., None]:
 def cleanly(work: Callable[[], int]) -> None:
     """End the program with the exit code of this work, and with one line for what a user can mend."""
     print_any_file_name()
+    collects = gc.isenabled()
+    start_quickly()
     try:
         code = work()
         sys.stdout.flush()
@@ -112,8 +116,24 @@ def cleanly(work: Callable[[], int]) -> None:
         raise Exit(code=EXIT_FAILED) from None
     except KeyboardInterrupt:  # for which Invoke has the exit code of jobs that failed
         raise Exit(code=EXIT_INTERRUPTED) from None
+    finally:
+        if collects:  # for the task of a user that has called this one as a function
+            gc.enable()
     if code:
         raise Exit(code=code)
+
+
+def start_quickly() -> None:
+    """Do without what Python and Invoke do at the start and the end of a program that is of no use to ours.
+
+    No garbage is looked for while modules are imported (until `commands.look_for_garbage`), nor among all
+    that there is when the program ends. And our modules may be kept compiled, which Invoke forbids for the
+    sake of tasks.py: that one has been read by now. PYTHONDONTWRITEBYTECODE still holds.
+    """
+    gc.disable()
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 
 def print_any_file_name() -> None:

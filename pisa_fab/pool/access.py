@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from pisa_fab.invocation import as_typed
 from pisa_fab.model import Host
 from pisa_fab.pool.keys import HostKeys, Keyring, Login
 from pisa_fab.pool.links import CONNECT_TIMEOUT, Gateway, Line, LinkGroup, Route, SSHLink
+from pisa_fab.ssh_ahead import Answer, Inquiry
 from pisa_fab.ssh_config import Address, OpenSSH, Settings, SshConfigError, local_user, parse_jumps
 
-ASKED_AT_ONCE = 8  # `ssh -G` side by side
 MOST_GATEWAYS = 8  # one behind another
 TOO_MANY = SshConfigError("too many gateways, one behind another")
 FABRICS = (
@@ -65,6 +64,7 @@ class Access:
         *,
         accept_new: bool = False,
         password: str = "",
+        asked: Inquiry | None = None,
     ) -> None:
         """Make it of what the command line has.
 
@@ -72,7 +72,7 @@ class Access:
         command line. Any other (Invoke's) knows little of connections, and Fabric's own files are read.
         `connections` are those that `fab -H` or a user's own task made, by the names of their hosts: what
         they say counts for the links to these hosts. `accept_new` saves unknown host keys; `password` is
-        tried where no key lets us in.
+        tried where no key lets us in. `asked` is what ssh was asked ahead, by who guessed with which options.
         """
         self.config = fabric_config(config)
         self.connections = dict(connections or {})
@@ -84,7 +84,11 @@ class Access:
         self._bare = self.config.clone()
         if self.config.authentication.strategy_class is None:
             self._bare._set(base_ssh_config=SSHConfig())
-        self._known: dict[Address, Settings | SshConfigError] = {}
+        self._known: dict[Address, Answer] = {}
+        if asked is not None and (self.ssh is None or self.ssh.options != asked.ssh.options):
+            asked.answers()  # not needed, but no thread may be left
+            asked = None
+        self._asked = asked
 
     # -- for commands -------------------------------------------------------------------------------------
 
@@ -141,20 +145,19 @@ class Access:
             targets = [hop for target in targets for hop in self._hops(target)]
 
     def _ask(self, targets: Iterable[Target]) -> None:
-        new = list({target.address: None for target in targets if target.address not in self._known})
+        if self._asked is not None:
+            self._known.update(self._asked.answers())
+            self._asked = None
+        new = {target.address for target in targets} - self._known.keys()
         if self.ssh is not None and new:
-            _ = self.ssh.default_identities  # once, before several ask for it
-        if not new:
-            return
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-            self._known.update(zip(new, threads.map(self._ask_one, new), strict=True))
+            self._known.update(Inquiry(self.ssh, new).answers())
+        for address in new - self._known.keys():
+            self._known[address] = self._read(address)
 
-    def _ask_one(self, address: Address) -> Settings | SshConfigError:
+    def _read(self, address: Address) -> Answer:
         try:
-            if self.ssh is not None:
-                return self.ssh.ask(address)
             return Settings.of(paramikos_reading(self.config, address.name), address)
-        except (SshConfigError, ValueError) as error:
+        except ValueError as error:
             return SshConfigError(str(error))
 
     def _settings(self, target: Target) -> Settings:

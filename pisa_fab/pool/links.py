@@ -17,7 +17,7 @@ from fabric.exceptions import GroupException
 from paramiko.ssh_exception import SSHException
 
 from pisa_fab.contact import Trouble
-from pisa_fab.link import STDERR_BYTES, Inbox, Link, LinkError, LocalLink, Stream
+from pisa_fab.link import STDERR_BYTES, Inbox, Link, LinkError, LocalLink, Stream, worker_parts
 from pisa_fab.model import Host
 from pisa_fab.pool.keys import HostKeys
 from pisa_fab.pool.troubles import explain
@@ -61,6 +61,7 @@ class LinkGroup(ThreadingGroup):
         Thread(target=self._all, args=("visit", visitor), name="pisa_fab-visits", daemon=True).start()
 
     def _all(self, method: str, given: object) -> None:
+        worker_parts()  # once, before all links ask for it at the same time
         # Links tell what they can foresee by themselves. What is left is a bug: its traceback is shown by the
         # thread's hook, and the other links go on, as Fabric's groups do.
         try:

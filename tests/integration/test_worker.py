@@ -57,7 +57,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_marker_is_what_the_head_looks_for() -> None:
-    assert link.MARKER.decode() == worker.MARKER + " "
+    assert link.SIGN.decode() == worker.MARKER + " "
 
 
 @pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).name)

@@ -332,9 +332,11 @@ def test_every_python_of_a_host_can_run_it(python: str, tmp_path: Path) -> None:
         "n = Note(sys.argv[1], {'batch': 'b'}); n.say(1, 0, 1, '', 1.8e9); print(open(n.path).read()); "
         "n.remove(); remove_notes(n.wanted); name_process('x'); print(repr(stop_order(1, sys.argv[2])))"
     )
-    source = Path(notes.__file__).read_text("utf-8") + f"\nimport sys\n{program}\n"
+    folder = str(Path(notes.__file__).parent)
+    package = "import sys; package = sys.modules['pisa_fab'] = type(sys)('pisa_fab')"
+    source = f"{package}; package.__path__ = [{folder!r}]\nfrom pisa_fab.notes import *\n{program}\n"
     path = str(tmp_path / "pisa_fab-a0b1.note")
-    command = [python, "-I", "-S", "-", path, str(tmp_path)]
+    command = [python, "-I", "-S", "-B", "-", path, str(tmp_path)]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert "\nbatch: b\n" in done.stdout
