@@ -337,12 +337,18 @@ def twice(history: History) -> str:
     return f" ({count} with a second attempt)" if count else ""
 
 
+def running(history: History) -> str:
+    """Say how many jobs run, how many of them stand still or run twice, and how many wait on their hosts."""
+    ahead = history.scheduler.sent_ahead
+    waiting = f", {ahead} sent ahead" if ahead else ""
+    return f"{history.begun} running{paused(history)}{twice(history)}{waiting}"
+
+
 def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
     parts = [
-        f"{counts[state]} {state.value}"
-        + (paused(history) + twice(history) if state is JobState.RUNNING else "")
+        running(history) if state is JobState.RUNNING else f"{counts[state]} {state.value}"
         for state in JobState
         if counts[state]
     ]
