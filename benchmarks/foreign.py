@@ -2,7 +2,7 @@
 
 Foreign programs run here, each in a session of its own with nothing changed about it, as what a person
 starts at the PC does. They are measured alone and while a batch runs on a host with as many slots as there
-are cores, by turns. The table is made by `bench`.
+are cores, by turns.
 
 As a program of its own, this file is the foreign program: `spin` does a fixed piece of work and prints the
 seconds that took, and how much of that it waited for a core, in percent; `wake` sleeps again and again and
@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import median
 
 if __name__ != "__main__":  # a foreign program starts with nothing but Python
+    from ground import Ground
+    from lines import Line
     from processes import wait_for
     from programs import Project
     from timing import BrokenRunError
@@ -111,6 +113,44 @@ class ForeignScene:
         if any(process.returncode != 0 for process in started):
             raise BrokenRunError("a foreign program failed")
         return said
+
+
+def foreign(ground: Ground) -> None:
+    """Somebody else's programs, alone and while jobs run on all cores of their PC."""
+    env = {**ground.env, "PATH": f"{ground.env['PATH']}:/usr/sbin"}
+    scene = ForeignScene(ground.project, ground.names[0], ground.program("inv"), env)
+    counts = dict.fromkeys((1, scene.cores))
+    names = {count: f"{count} foreign program{'s' * (count > 1)}" for count in counts}
+    alone = {count: ground.line("foreign", f"{names[count]}, alone", "s") for count in counts}
+    beside = {
+        count: ground.line("foreign", f"{names[count]} beside jobs", "s", floor=alone[count], bar=1.03)
+        for count in counts
+    }
+    waits = {
+        count: ground.line("foreign", f"of which {names[count]} waited for a core", "%", bar=3.0)
+        for count in counts
+    }
+    wakes = [
+        ground.line("foreign", f"wakes late, {which}, {where}", "ms")
+        for where in ("alone", "beside jobs")
+        for which in ("median", "99 %")
+    ]
+    for number in range(max(ground.repeat, ROUNDS)):
+        ground.say(f"foreign: round {number + 1}")
+        for count in counts:
+            alone[count].add(scene.spin(count)[0])
+        _note_wakes(wakes[:2], scene)
+        with scene.jobs():
+            for count in counts:
+                seconds, waited = scene.spin(count)
+                beside[count].add(seconds)
+                waits[count].add(waited)
+            _note_wakes(wakes[2:], scene)
+
+
+def _note_wakes(lines: Sequence[Line], scene: ForeignScene) -> None:
+    for line, late in zip(lines, scene.wake(), strict=True):
+        line.add(late)
 
 
 def spin() -> tuple[float, float]:
