@@ -90,7 +90,7 @@ class Ground:
             yield number
 
     def peer(self, floor: Line, name: str, run: Callable[[], float]) -> None:
-        """Measure another program once, in the floor's row, or note why it cannot be; unless none is wanted."""
+        """Measure another program once, in the floor's row, or note why it cannot be."""
         if not self.with_peers:
             return
         line = self.line(floor.row, name, floor.unit, floor=floor, more_is_better=floor.more_is_better)
