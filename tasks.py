@@ -78,16 +78,19 @@ def schemas(_: Context) -> None:
 
 @task(
     help={
-        "only": "one row: scripts, true, cpu, dryrun, cut or foreign",
+        "only": "some rows, as in true,cpu (of scripts, numpy, sleep, true, cpu, memory, million, dryrun, "
+        "makespan, cut, foreign)",
         "json": "write the numbers to this file, too",
         "repeat": "how often everything is measured; the medians count",
+        "peers": "leave out other programs",
     }
 )
-def bench(_: Context, only: str = "", json: str = "", repeat: int = 3) -> None:
+def bench(_: Context, only: str = "", json: str = "", repeat: int = 3, peers: bool = True) -> None:
     """Measure the speed side by side with the local machine and with other programs."""
     options = [f"--repeat={repeat}"]
     options += [f"--only={only}"] if only else []
     options += [f"--json={json}"] if json else []
+    options += [] if peers else ["--no-peers"]
     raise Exit(code=_python("benchmarks/bench.py", *options))
 
 

@@ -1,6 +1,6 @@
 """A batch during which one host's cable is pulled, on a pool of namespaces: how long it takes all the same.
 
-Knows how to make the scene and to run it; the table is made by `bench`.
+Loopback has no cable, so this row has hosts of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 from threading import Timer
 
 import peers
+from ground import Ground
 from namespaces import NamespacePool
 from programs import Project
+from sshd import UnavailableError
 from timing import BrokenRunError, measure
 
 HOSTS, SLOTS = 4, 2
@@ -134,3 +136,21 @@ def cut_scene(folder: Path, inv: str) -> Iterator[CutScene]:
     """Give a scene in a folder. Raises UnavailableError where there can be no pool of namespaces."""
     with NamespacePool(folder / "pool", folder / "pool" / "home", hosts=HOSTS) as pool:
         yield CutScene(pool, inv)
+
+
+def cut(ground: Ground) -> None:
+    """A host whose cable is pulled: all jobs are done soon all the same."""
+    floor = ground.line("cut", "xargs -P8, after 2 s -P6, local", "s")
+    ours = ground.line("cut", "pisa_fab", "s", floor=floor, bar=13, bar_is_value=True)
+    rerun = ground.line("cut", "pisa_fab, from the cut to the last rerun", "s")
+    try:
+        with cut_scene(ground.root / "cut", ground.program("inv")) as scene:
+            ground.say(f"cut: {VICTIM} after {CUT_AFTER:g} s, lease {LEASE} s")
+            for _ in ground.rounds("cut"):
+                floor.add(scene.floor())
+                cost = scene.ours()
+                ours.add(cost.whole)
+                rerun.add(cost.rerun)
+            ground.peer(floor, "GNU parallel --timeout 5", scene.gnu_parallel)
+    except UnavailableError as error:
+        floor.note = str(error)

@@ -1,15 +1,19 @@
-"""The other programs that do the same work on the same hosts: pisa-ssh and GNU parallel."""
+"""The other programs that do the same work: on the same hosts over ssh pisa-ssh and GNU parallel, on workers
+of this machine HyperQueue and Dask. How each is installed and called; what is measured is known elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PISA_SSH = "pisa-ssh==0.1.9"
@@ -18,6 +22,21 @@ OUTPUT = "peer_out"  # both write OUTPUT/stdout/N.out and OUTPUT/stderr/N.err
 
 class NoPeerError(Exception):
     """The program is not to be had here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A program with workers on this machine (see `clusters`): what it is called, and what is installed."""
+
+    name: str
+    title: str
+    package: str
+
+
+CLUSTERS = (
+    Cluster("hyperqueue", "HyperQueue", "hyperqueue==0.27.0"),
+    Cluster("dask", "Dask", "dask[distributed]==2026.8.0"),
+)
 
 
 def cache() -> Path:
@@ -30,19 +49,21 @@ def cache() -> Path:
     return path
 
 
-def install_pisa_ssh() -> Path:
-    """Install pisa-ssh into a venv of its own, once, and give its program. Raises NoPeerError."""
-    venv = cache() / PISA_SSH.replace("==", "-")
-    program = venv / "bin" / "pisa"
-    if not program.exists():
-        make = [sys.executable, "-m", "venv", str(venv)]
-        install = [str(venv / "bin" / "pip"), "install", "-q", PISA_SSH]
-        for command in (make, install):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-                raise NoPeerError(f"{PISA_SSH} cannot be installed: {' '.join(reason)}")
-    return program
+def install(package: str) -> Path:
+    """Install a package of Python into a venv of its own, once, and give the venv. Raises NoPeerError."""
+    venv = cache() / re.sub("[^a-z0-9.]+", "-", package)
+    done = venv / "installed"
+    if done.exists():
+        return venv
+    make = [sys.executable, "-m", "venv", "--clear", str(venv)]
+    pip = [str(venv / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", package]
+    for command in (make, pip):
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        if said.returncode != 0:
+            reason = (said.stderr.strip() or said.stdout.strip()).splitlines()[-1:]
+            raise NoPeerError(f"{package} cannot be installed: {' '.join(reason)}")
+    done.touch()
+    return venv
 
 
 def wrap_ssh(folder: Path, config: Path) -> None:
@@ -57,7 +78,7 @@ def wrap_ssh(folder: Path, config: Path) -> None:
 
 def pisa_ssh(folder: Path, script: str, jobs: int, hosts: Sequence[str], slots: int) -> list[str]:
     """Write PISA's two files for `python3 SCRIPT -n 0..jobs-1` and give the command."""
-    program = install_pisa_ssh()
+    program = install(PISA_SSH) / "bin" / "pisa"
     (folder / "task.toml").write_text(
         f"woking_directory = {json.dumps(str(folder))}\n"
         'environment = "venv"\n'
@@ -89,3 +110,13 @@ def gnu_parallel(
     job = f"python3 {script} -n {{}} > {OUTPUT}/stdout/{{}}.out 2> {OUTPUT}/stderr/{{}}.err"
     command = [program, "--plain", "--will-cite", *options, "--sshloginfile", "logins"]
     return [*command, f"cd {shlex.quote(str(folder))} && {job}"]
+
+
+def local_cluster(cluster: Cluster, workers: int, jobs: int, command: Sequence[str]) -> list[str]:
+    """Give what runs `command` on workers of one core each, with every N below `jobs` in place of `{}`.
+
+    Raises NoPeerError.
+    """
+    python = install(cluster.package) / "bin" / "python"
+    program = Path(__file__).with_name("clusters.py")
+    return [str(python), str(program), cluster.name, str(workers), str(jobs), OUTPUT, *command]

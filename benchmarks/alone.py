@@ -1,0 +1,75 @@
+"""The rows about the head alone: how soon a command starts, how many jobs it can have, and their order.
+
+`scale` and `makespan` measure; here what they say becomes lines.
+"""
+
+from __future__ import annotations
+
+from ground import Ground
+from timing import BrokenRunError
+
+MANY, MOST = 100_000, 1_000_000
+MEGABYTE = 1e6
+
+
+def dryrun(ground: Ground) -> None:
+    """Start of the smallest command."""
+    jobs = {"script": "small.py", "output": "run", "sweep": {"-n": {"from": 1, "to": 10}}}
+    ground.project.write("small.py", "print(1)\n")
+    ground.project.jobs(jobs, "small.yaml")
+    invoke = ground.line("dryrun", "inv --version", "s")
+    ours = ground.line("dryrun", "inv dryrun, 10 jobs", "s", bar=0.3)
+    inv = ground.program("inv")
+    for _ in range(3 * ground.repeat):
+        invoke.add(ground.measure([inv, "--version"]).wall)
+        ours.add(ground.measure([inv, "dryrun", "-j", "small.yaml"]).wall)
+
+
+def memory(ground: Ground) -> None:
+    """What a head with many jobs holds in memory."""
+    line = ground.line("memory", f"head, {MANY:,} jobs of true", "MB", bar=200)
+    import scale
+
+    for _ in ground.rounds("memory"):
+        line.add(scale.memory(ground.root / "memory", MANY).peak / MEGABYTE)
+
+
+def million(ground: Ground) -> None:
+    """A million jobs: through scheduler and journal without hosts, by `dryrun`, and by `status`."""
+    hosts = "1,000 hosts x 16, scheduler and journal"
+    seconds = ground.line("million", f"simulation, {hosts}", "s", bar=60)
+    peak = ground.line("million", "the same, memory", "MB", bar=1000)
+    shown = ground.line("million", "inv dryrun", "s", bar=15)
+    summed = ground.line("million", "inv status of the finished run", "s", bar=3)
+    import scale
+
+    folder = ground.root / "million"
+    for _ in ground.rounds("million"):
+        simulated = scale.simulation(folder, MOST)
+        seconds.add(simulated.wall)
+        peak.add(simulated.peak / MEGABYTE)
+        summed.add(scale.status(folder, MOST).wall)
+        shown.add(scale.dryrun(folder, MOST).wall)
+
+
+def makespan(ground: Ground) -> None:
+    """Jobs of very different lengths, run a second time, against the best order that there is."""
+    best = ground.line("makespan", "the best possible order of the second run's jobs", "s")
+    first = ground.line("makespan", "pisa_fab, first run", "s", floor=best)
+    second = ground.line("makespan", "pisa_fab, second run", "s", floor=best, bar=1.1)
+    import makespan as jobs
+
+    for _ in ground.rounds("makespan"):
+        found = jobs.measure(ground.root / "makespan", ground.program("inv"), ground.names, ground.env)
+        best.add(found.best)
+        first.add(found.first)
+        second.add(found.second)
+
+
+def or_not_there(ground: Ground, error: ModuleNotFoundError) -> None:
+    """Note at the lines of a row that what measures it is not there yet; any other module must be."""
+    if error.name not in ("makespan", "scale"):
+        raise BrokenRunError(str(error)) from error
+    for line in ground.lines:
+        if not line.series.values and not line.note:
+            line.note = "not there yet"
