@@ -167,7 +167,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pisa-fab-scale.") as temporary:
         found = globals()[options.what](options.folder or Path(temporary), options.jobs)
-    print(f"{options.what} of {options.jobs} jobs: {found.wall:.2f} s ({found.processor:.2f} s of processors)")
+    print(
+        f"{options.what} of {options.jobs} jobs: {found.wall:.2f} s ({found.processor:.2f} s of processors)"
+    )
     print(f"  at most {found.peak / 1e6:.0f} MB")
     return 0
 

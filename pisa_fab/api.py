@@ -32,7 +32,8 @@ from pisa_fab.numbering import Numbering
 if TYPE_CHECKING:
     import pandas
 
-    from pisa_fab.history import History, JobResult
+    from pisa_fab.endings import JobResult
+    from pisa_fab.history import History
     from pisa_fab.launch import Ended
     from pisa_fab.pool import Access, LinkGroup
     from pisa_fab.progress import PlainView

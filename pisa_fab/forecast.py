@@ -95,7 +95,7 @@ class Forecast:
         entry = (self.learned, arguments, max(seconds, SHORTEST))
         self._newest.append(entry)
         if self.learned * _GOLDEN % _WORD < self._below:
-            self._sample.append(entry)
+            self._sample.append((entry[0], dict(arguments), entry[2]))  # looked up while they are at hand
             if len(self._sample) > SAMPLE:
                 self._below //= 2
                 self._sample = [old for old in self._sample if old[0] * _GOLDEN % _WORD < self._below]
@@ -156,7 +156,7 @@ class Forecast:
             self._taken = None
             oldest = newest[0][0]
             entries = [entry for entry in sample if entry[0] < oldest] + newest
-            self._fitted = _Fitted([(a, seconds) for _, a, seconds in entries], self.given)
+            self._fitted = _Fitted([(dict(a), seconds) for _, a, seconds in entries], self.given)
         return self._fitted
 
 

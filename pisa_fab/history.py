@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pisa_fab.canary import Canary, CommonFailure
+from pisa_fab.endings import JobResult, JobResults
 from pisa_fab.events import (
     Accept,
     Action,
@@ -26,38 +27,21 @@ from pisa_fab.events import (
     HostReleased,
     HostUnusable,
     JobGivenUp,
-    JobRecord,
     JobsAdded,
     JobsCancelled,
     JobsPaused,
     JobsReopened,
     JobState,
-    Outcome,
     RunClosed,
     RunOpened,
     SlotsChanged,
 )
 from pisa_fab.forecast import Forecast
+from pisa_fab.keys import Numbers
 from pisa_fab.pace import Pace
+from pisa_fab.records import Arguments, Records
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """How a job went: the last of its attempts that ended by itself, and counted.
-
-    Attributes:
-        job, attempt, host: which it was and where.
-        started: Unix time, on the head's clock.
-        outcome: what the worker said of it.
-    """
-
-    job: int
-    attempt: int
-    host: str
-    started: float
-    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -109,8 +93,8 @@ class History:
 
     def __init__(self) -> None:
         self.scheduler = Scheduler()
-        self.records: dict[int, JobRecord] = {}
-        self.results: dict[int, JobResult] = {}
+        self.records = Records()
+        self.results = JobResults()
         self.hosts: dict[str, HostView] = {}
         self.opened: RunOpened | None = None
         self.opened_at = 0.0
@@ -141,11 +125,11 @@ class History:
             case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
             case JobsAdded():
-                self.records.update(enumerate(event.records, start=event.first))
+                self.records.add(event.first, event.records)
                 self.next_number = max(self.next_number, event.first + len(event.records))
             case JobsReopened():
                 for job in event.jobs:
-                    self.results.pop(job, None)
+                    self.results.discard(job)
             case RunOpened():
                 self.opened, self.opened_at, self.closed = event, time, None
                 self.epochs = max(self.epochs + 1, event.epoch)
@@ -203,10 +187,10 @@ class History:
         if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
             return  # that is no result
         self.canary.ended(event)
-        self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
+        self.results.put(event.job, event.attempt, event.host, started, event.outcome)
         self._pace.attempt_ended(event.outcome.worked)
         if event.outcome.succeeded and event.job in self.records:
-            self.forecast.learn(self.records[event.job].arguments, event.outcome.worked)
+            self.forecast.learn(Arguments(self.records, event.job), event.outcome.worked)
         if action.publish:
             self._pace.job_ended(time)
 
@@ -250,13 +234,13 @@ class History:
             host.state, host.reason = "quarantined", event.reason
             for job in event.jobs:
                 if self.scheduler.state(job) not in FINAL:
-                    self.results.pop(job, None)  # it is to be run again
+                    self.results.discard(job)  # it is to be run again
 
     # -- what one may ask ----------------------------------------------------------------------------
 
-    def numbers(self) -> dict[str, int]:
+    def numbers(self) -> Numbers:
         """Give the number of every job that ever was, by its key."""
-        return {record.key: number for number, record in self.records.items()}
+        return self.records.numbers()
 
     @property
     def failed(self) -> int:

@@ -130,6 +130,10 @@ class Ledger:
         found = self._hosts.by_name[host]
         return len(found.jobs), found.slots
 
+    def is_wanted(self, job: int) -> bool:
+        """Say whether a job belongs to the batch."""
+        return 0 <= job < len(self._states.wanted) and bool(self._states.wanted[job])
+
     def is_unwanted(self, job: int) -> bool:
         """Say whether a job is to be cancelled as soon as nothing of it can run any more."""
         return job in self._unwanted

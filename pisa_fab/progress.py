@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pisa_fab.canary import CommonFailure, Signature, signature
+from pisa_fab.endings import JobResult
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
@@ -36,7 +37,7 @@ from pisa_fab.events import (
     JobState,
     SlotsChanged,
 )
-from pisa_fab.history import History, JobResult
+from pisa_fab.history import History
 from pisa_fab.invocation import as_typed
 from pisa_fab.model import job_name
 
@@ -377,9 +378,13 @@ def alike(history: History) -> CommonFailure | None:
     if (found := history.canary.verdict(0)) is not None:  # those that were forgiven are among them
         return found
     kinds: dict[Signature, list[JobResult]] = defaultdict(list)
-    for job in history.jobs:
-        result = history.results.get(job)
-        if result and result.started >= history.opened_at and not result.outcome.succeeded:
+    for job in history.results.others():
+        result = history.results[job]
+        if (
+            result.started >= history.opened_at
+            and not result.outcome.succeeded
+            and history.scheduler.is_wanted(job)
+        ):
             kinds[signature(result.outcome)].append(result)
     results = max(kinds.values(), key=len, default=[])
     if not results:

@@ -13,7 +13,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,10 @@ from pisa_fab.journal import Journal
 from pisa_fab.journal import read as read_journal
 from pisa_fab.layout import Layout
 from pisa_fab.lock import RunLock
-from pisa_fab.model import Batch, Policy
+from pisa_fab.model import Batch, Job, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.processes import clock
+from pisa_fab.records import PackedRecords
 from pisa_fab.scheduler import Decision
 from pisa_fab.table import replacing
 from pisa_fab.version import __version__
@@ -131,9 +132,8 @@ class Run:
         """Journal the batch, write the assignment file and the nonce. Raises RunError or UsageError."""
         self.numbering.check(wish.only or ())
         known = self.history.records
-        added = [number for number in self.numbering.sorted if number not in known]
-        for chunk in consecutive(added, RECORDS_A_LINE):
-            self.record(JobsAdded(chunk[0], [self.job_record(number) for number in chunk]), now)
+        for chunk in consecutive(self._new_jobs(known), RECORDS_A_LINE):
+            self.record(JobsAdded(chunk[0].number, PackedRecords.of([record_of(job) for job in chunk])), now)
         batch = self.numbering.sorted
         jobs = batch if wish.only is None else wish.only
         me = (__version__, socket.gethostname(), os.getpid())
@@ -159,10 +159,12 @@ class Run:
         if waiting:
             self.record(JobsCancelled(waiting), now)
 
-    def job_record(self, number: int) -> JobRecord:
-        """Give what the journal keeps of a job."""
-        job = self.batch.plan.job(self.numbering.index(number), number)
-        return JobRecord(job.key, job.argv, job.arguments)
+    def _new_jobs(self, known: Container[int]) -> Iterator[Job]:
+        """Render the jobs that the journal does not know, by number."""
+        numbers = self.numbering.sorted
+        if not numbers or all(number in known for number in numbers):
+            return iter(())
+        return (job for job in self.numbering.jobs(self.batch.plan) if job.number not in known)
 
     def _asked_for_again(self, wish: Wish) -> list[int]:
         ended_badly = [JobState.FAILED, JobState.LOST, JobState.CANCELLED]
@@ -208,14 +210,19 @@ def take_secret(path: Path) -> str:
     return path.read_text("ascii")
 
 
-def consecutive(numbers: Iterable[int], most: int) -> Iterator[list[int]]:
-    """Cut ascending numbers into runs without a gap, of at most `most` each."""
-    chunk: list[int] = []
-    for number in numbers:
-        if chunk and (number != chunk[-1] + 1 or len(chunk) == most):
+def record_of(job: Job) -> JobRecord:
+    """Give what the journal keeps of a job."""
+    return JobRecord(job.key, job.argv, job.arguments)
+
+
+def consecutive(jobs: Iterable[Job], most: int) -> Iterator[list[Job]]:
+    """Cut jobs with ascending numbers into runs without a gap, of at most `most` each."""
+    chunk: list[Job] = []
+    for job in jobs:
+        if chunk and (job.number != chunk[-1].number + 1 or len(chunk) == most):
             yield chunk
             chunk = []
-        chunk.append(number)
+        chunk.append(job)
     if chunk:
         yield chunk
 
