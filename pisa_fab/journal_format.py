@@ -59,11 +59,11 @@ Line = dict[str, Any]
 # The two commonest lines as they are written here; what is written in another way is read as JSON.
 _ATTEMPT = r'"job": (0|[1-9][0-9]*), "attempt": (0|[1-9][0-9]*), "host": "([^"\\\x00-\x1f]*)"'
 _TIME = r"(-?(?:0|[1-9][0-9]*)\.[0-9]+(?:e[+-]?[0-9]+)?)"
-_STARTED = re.compile(rf'\{{"t": {_TIME}, "e": "started", {_ATTEMPT}\}}')
+_STARTED = re.compile(rf'\{{"t": {_TIME}, "e": "started", {_ATTEMPT}\}}\n?')
 _SUCCEEDED = re.compile(
     rf'\{{"t": {_TIME}, "e": "ended", {_ATTEMPT}, "ending": "exited", "exit_code": 0'
     rf'(?:, "seconds": {_TIME})?(?:, "user": {_TIME})?(?:, "system": {_TIME})?'
-    r'(?:, "memory": (0|[1-9][0-9]*))?\}'
+    r'(?:, "memory": (0|[1-9][0-9]*))?\}\n?'
 )
 
 # What stands before the columns and the jobs of a `jobs` line as it is written here.
@@ -287,7 +287,7 @@ def _read_ready(line: Line) -> Event:
 
 def _read_jobs(line: Line, text: str) -> Event:
     records = _JOBS.match(text)
-    same = "{" + text[records.end() :] if records else ""  # as it was written here, so it need not be again
+    same = f"{{{text[records.end() :].rstrip()}" if records else ""  # as it was written here
     return JobsAdded(_number(line, "first"), PackedRecords.read(line["columns"], line["jobs"], same))
 
 

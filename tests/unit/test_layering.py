@@ -84,7 +84,7 @@ EFFECTS = {
     "time",
     "uuid",
 }
-HARMLESS = {"signal.Signals", "sys.intern", "sys.maxsize"}  # names and numbers, no effects
+HARMLESS = {"signal.Signals", "sys.byteorder", "sys.intern", "sys.maxsize"}  # names and numbers, no effects
 
 # A library, and the only modules that may import it; "specs" is all of that package.
 ONLY_IN = {
