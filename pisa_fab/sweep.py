@@ -300,6 +300,7 @@ class Plan:
         self._env = _Text(
             chain.from_iterable((f"{name}=", *self._pieces(text, "\0")) for name, text in settings)
         )
+        self._has_env = bool(settings)
         self._has_marks = any(set(BUILT_IN) & {*names_in(text)} for text in (*words, *(env or {}).values()))
 
     def _pieces(self, template: str, end: str) -> Iterator[str | int]:
@@ -422,16 +423,20 @@ class Plan:
     def _rendered(
         self, number: int, key: str, cells: tuple[str, ...], arguments: Sequence[str | None]
     ) -> Job:
-        words, env = self._words.fill(cells), self._env.fill(cells)
+        words = self._words.fill(cells)
         if self._has_marks:
-            words, env = self._settled(words, number), self._settled(env, number)
+            words = self._settled(words, number)
         return Job(
             number,
             key,
             (*self._prefix, *words.split("\0")[:-1]),
-            dict(item.split("=", 1) for item in env.split("\0")[:-1]) if env else {},
-            dict(zip(self.columns, arguments, strict=True)),
+            self._settings(cells, number) if self._has_env else {},
+            dict(zip(self.columns, arguments)),  # noqa: B905  # they are as many; `strict` costs a tenth
         )
+
+    def _settings(self, cells: tuple[str, ...], number: int) -> dict[str, str]:
+        env = self._settled(self._env.fill(cells), number)
+        return dict(item.split("=", 1) for item in env.split("\0")[:-1])
 
     def _settled(self, text: str, number: int) -> str:
         return text.replace(_JOB, job_name(number)).replace(_OUTPUT, self._output)
