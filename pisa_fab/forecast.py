@@ -85,7 +85,11 @@ class Forecast:
         self._taken: tuple[list[tuple[int, Arguments, float]], list[tuple[int, Arguments, float]]] | None = (
             None
         )
-        self._fitted: _Fitted | None = None
+        self._fitted: tuple[object, _Fitted] | None = None  # of what was taken, and the regression
+
+    def __getstate__(self) -> dict[str, object]:
+        """Give what was learned; what the jobs file says and the regression are made anew."""
+        return {**vars(self), "given": None, "_fitted": None}
 
     def learn(self, arguments: Arguments, seconds: float) -> None:
         """Take in a success that ran so many seconds, without its pauses; what is no time is left out."""
@@ -151,13 +155,14 @@ class Forecast:
 
     def _fit(self) -> _Fitted | None:
         """Give the regression of what was taken last."""
-        if self._taken is not None:
+        if self._taken is None:
+            return None
+        if self._fitted is None or self._fitted[0] is not self._taken:
             sample, newest = self._taken
-            self._taken = None
             oldest = newest[0][0]
             entries = [entry for entry in sample if entry[0] < oldest] + newest
-            self._fitted = _Fitted([(dict(a), seconds) for _, a, seconds in entries], self.given)
-        return self._fitted
+            self._fitted = self._taken, _Fitted([(dict(a), seconds) for _, a, seconds in entries], self.given)
+        return self._fitted[1]
 
 
 class _Fitted:

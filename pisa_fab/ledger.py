@@ -130,10 +130,6 @@ class Ledger:
         found = self._hosts.by_name[host]
         return len(found.jobs), found.slots
 
-    def is_wanted(self, job: int) -> bool:
-        """Say whether a job belongs to the batch."""
-        return 0 <= job < len(self._states.wanted) and bool(self._states.wanted[job])
-
     def is_unwanted(self, job: int) -> bool:
         """Say whether a job is to be cancelled as soon as nothing of it can run any more."""
         return job in self._unwanted
@@ -181,6 +177,11 @@ class Ledger:
             "machines": self._machines.copy(),
             "quarantine": self._quarantine.snapshot(),
         }
+
+    def shift(self, seconds: float) -> None:
+        """Let all times be later by so many seconds: they are read on another clock from here on."""
+        self.doubts.shift(seconds)
+        self._quarantine.shift(seconds)
 
     # -- what has happened ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -383,7 +384,7 @@ def alike(history: History) -> CommonFailure | None:
         if (
             result.started >= history.opened_at
             and not result.outcome.succeeded
-            and history.scheduler.is_wanted(job)
+            and is_among(job, history.jobs)
         ):
             kinds[signature(result.outcome)].append(result)
     results = max(kinds.values(), key=len, default=[])
@@ -391,6 +392,12 @@ def alike(history: History) -> CommonFailure | None:
         return None
     jobs = tuple(result.job for result in results)
     return CommonFailure(jobs, tuple(dict.fromkeys(r.host for r in results)), results[0].outcome)
+
+
+def is_among(job: int, jobs: Sequence[int]) -> bool:
+    """Say whether a job is one of these, which ascend."""
+    place = bisect_left(jobs, job)
+    return place < len(jobs) and jobs[place] == job
 
 
 def hopeless(history: History) -> Iterator[str]:

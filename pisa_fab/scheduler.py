@@ -43,6 +43,15 @@ class Scheduler(Ledger):
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
         self.expected: Callable[[int], float | None] = _unknown
 
+    def __getstate__(self) -> dict[str, object]:
+        """Give what the events determine: that is in the ledger; what is here is of this head and clock."""
+        return {name: vars(self)[name] for name in vars(Ledger())}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Take that up, with everything else as in the beginning."""
+        self.__init__()  # type: ignore[misc]  # nobody makes a class of this one
+        vars(self).update(state)
+
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
         actions = super().apply(event, now)

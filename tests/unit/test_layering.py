@@ -93,6 +93,7 @@ ONLY_IN = {
     "yaml": {"specs"},
     "tomllib": {"specs"},
     "pydantic": {"specs"},
+    "pickle": {"checkpoint"},
     "invoke": {"gathering", "program", "tasks"},
     "rich": {"check_table", "progress", "watch"},
 }
@@ -137,7 +138,7 @@ WRITES = {"chmod", "open", "rename", "replace", "touch", "truncate", "unlink", "
 
 # Names under the run directory. The first are unmistakable; the others count where a path is put together.
 OWN_NAMES = {".pisa", "assignments.csv", "journal.jsonl", "results.csv"}
-SHARED_NAMES = {"attempts", "lock", "nonce", "stderr", "stdout"}
+SHARED_NAMES = {"attempts", "checkpoint", "lock", "nonce", "stderr", "stdout"}
 
 MODULE_LINES = 450
 WORKER_LINES = 920  # the loop on the host, and at its top the conversation in words
@@ -323,6 +324,7 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (libraries_are_imported_where_they_belong, "head", "from fabric import Connection"),
     (libraries_are_imported_where_they_belong, "head", "import paramiko.client"),
     (libraries_are_imported_where_they_belong, "tasks", "def f():\n    import yaml"),
+    (libraries_are_imported_where_they_belong, "run", "from pickle import loads"),
     (json_is_read_where_it_is_spoken, "status", "import json\njson.loads('1')"),
     (json_is_read_where_it_is_spoken, "status", "from json import loads"),
     (the_worker_needs_nothing_but_an_old_python, "worker", "from pisa_fab import model"),
