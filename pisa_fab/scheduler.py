@@ -45,7 +45,9 @@ class Scheduler(Ledger):
 
     def __getstate__(self) -> dict[str, object]:
         """Give what the events determine: that is in the ledger; what is here is of this head and clock."""
-        return {name: vars(self)[name] for name in vars(Ledger())}
+        state = {name: vars(self)[name] for name in vars(Ledger())}
+        # When a doubt ends the clock says, and with it who is queued because of that.
+        return state | {"_queues": self._queues.without(self.doubts.keys())}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """Take that up, with everything else as in the beginning."""
