@@ -6,16 +6,17 @@ it is. Which results count is `history`'s business.
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
 
 from pisa_fab.events import Ending, Outcome
 
 _NONE, _PLAIN, _OTHER = range(3)
-_MOST = 2**63  # the numbers in columns are below
-_COLUMNS: Final = ("d", "d", "d", "d", "Q", "I", "H")  # started, seconds, user, system, memory, attempt, host
+_ROW = struct.Struct("<ddddQIH")  # started, seconds, user, system, memory, attempt, host
+_SIZE = _ROW.size
+_pack, _no_row = _ROW.pack_into, struct.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +41,36 @@ class JobResults(Mapping[int, JobResult]):
 
     def __init__(self) -> None:
         self._kinds = bytearray()
-        self._columns: tuple[array[Any], ...] = tuple(array(code) for code in _COLUMNS)
+        self._rows = bytearray()
         self._hosts: list[str] = []
         self._places: dict[str, int] = {}  # of the hosts in that list
         self._others: dict[int, JobResult] = {}
 
     def put(self, job: int, attempt: int, host: str, started: float, outcome: Outcome) -> None:
         """Let this be how a job went."""
-        missing = job + 1 - len(self._kinds)
-        if missing > 0:
-            self._grow(missing)
-        self._others.pop(job, None)
-        place = self._places.get(host)
-        if place is None:
-            place = self._places[host] = len(self._hosts)
-            self._hosts.append(host)
-        if not (attempt < 2**32 and place < 2**16 and type(started) is float and _is_plain(outcome)):
-            self._kinds[job] = _OTHER
-            self._others[job] = JobResult(job, attempt, host, started, outcome)
-            return
-        self._kinds[job] = _PLAIN
-        starts, seconds, users, systems, memories, attempts, places = self._columns
-        starts[job] = started
-        seconds[job], users[job], systems[job] = outcome.seconds, outcome.user, outcome.system
-        memories[job], attempts[job], places[job] = outcome.memory, attempt, place
+        kinds = self._kinds
+        if job >= len(kinds):
+            self._grow(job)
+        elif kinds[job] == _OTHER:
+            del self._others[job]
+        if outcome.exit_code == 0 and not outcome.tail and _is_plain(outcome):
+            place = self._places.get(host)
+            if place is None:
+                place = self._places[host] = len(self._hosts)
+                self._hosts.append(host)
+            times = (started, outcome.seconds, outcome.user, outcome.system)
+            with suppress(_no_row):
+                _pack(self._rows, job * _SIZE, *times, outcome.memory, attempt, place)
+                kinds[job] = _PLAIN
+                return
+        kinds[job] = _OTHER
+        self._others[job] = JobResult(job, attempt, host, started, outcome)
 
-    def _grow(self, missing: int) -> None:
+    def _grow(self, job: int) -> None:
         # By an eighth at once: a job after the other, in order, is the usual case.
-        missing = max(missing, len(self._kinds) >> 3)
-        self._kinds.extend(bytes(missing))
-        for column in self._columns:
-            column.frombytes(bytes(missing * column.itemsize))
+        more = max(job + 1 - len(self._kinds), len(self._kinds) >> 3)
+        self._kinds.extend(bytes(more))
+        self._rows.extend(bytes(more * _SIZE))
 
     def discard(self, job: int) -> None:
         """Let a job have no result."""
@@ -91,9 +91,10 @@ class JobResults(Mapping[int, JobResult]):
             raise KeyError(job)
         if kind == _OTHER:
             return self._others[job]
-        started, seconds, user, system, memory, attempt, place = (column[job] for column in self._columns)
-        outcome = Outcome(Ending.EXITED, 0, None, seconds, user, system, int(memory))
-        return JobResult(job, int(attempt), self._hosts[int(place)], started, outcome)
+        row = _ROW.unpack_from(self._rows, job * _SIZE)
+        started, seconds, user, system, memory, attempt, place = row
+        outcome = Outcome(Ending.EXITED, 0, None, seconds, user, system, memory)
+        return JobResult(job, attempt, self._hosts[place], started, outcome)
 
     def __iter__(self) -> Iterator[int]:
         return (job for job, kind in enumerate(self._kinds) if kind != _NONE)
@@ -103,13 +104,10 @@ class JobResults(Mapping[int, JobResult]):
 
 
 def _is_plain(outcome: Outcome) -> bool:
-    """Say whether a success is one of which a few numbers say all, and give back the same."""
+    """Say whether of a success a few numbers say all, and give back the same."""
     return (
-        outcome.exit_code == 0
-        and outcome.ending is Ending.EXITED
+        outcome.ending is Ending.EXITED
         and outcome.signal is None
-        and not (outcome.tail or outcome.paused or outcome.limit)
+        and not (outcome.paused or outcome.limit)
         and type(outcome.seconds) is type(outcome.user) is type(outcome.system) is float
-        and type(outcome.memory) is int
-        and 0 <= outcome.memory < _MOST
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log
+from math import exp, inf, log
 
 from pisa_fab.regression import Model, fit
 
@@ -93,13 +93,14 @@ class Forecast:
 
     def learn(self, arguments: Arguments, seconds: float) -> None:
         """Take in a success that ran so many seconds, without its pauses; what is no time is left out."""
-        if not (seconds >= 0 and isfinite(seconds)):
+        if not 0 <= seconds < inf:
             return
-        self.learned += 1
-        entry = (self.learned, arguments, max(seconds, SHORTEST))
-        self._newest.append(entry)
-        if self.learned * _GOLDEN % _WORD < self._below:
-            self._sample.append((entry[0], dict(arguments), entry[2]))  # looked up while they are at hand
+        self.learned = learned = self.learned + 1
+        if seconds < SHORTEST:
+            seconds = SHORTEST
+        self._newest.append((learned, arguments, seconds))
+        if learned * _GOLDEN % _WORD < self._below:
+            self._sample.append((learned, dict(arguments), seconds))  # looked up while they are at hand
             if len(self._sample) > SAMPLE:
                 self._below //= 2
                 self._sample = [old for old in self._sample if old[0] * _GOLDEN % _WORD < self._below]

@@ -113,15 +113,18 @@ class History:
 
     def apply(self, time: float, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done with a result. `time` is Unix time, `now` monotonic."""
-        on_host = isinstance(event, AttemptEnded) and event.job in self.scheduler.running
-        actions = self.scheduler.apply(event, now)
         self.last_at = time
+        if isinstance(event, AttemptEnded):
+            on_host = event.job in self.scheduler.running
+            actions = self.scheduler.apply(event, now)
+            if isinstance(action := actions[0], Accept):
+                self._on_accepted(time, event, publish=action.publish, on_host=on_host)
+            return actions
+        actions = self.scheduler.apply(event, now)
         match event:
-            case AttemptEnded():
-                if isinstance(actions[0], Accept):
-                    self._on_accepted(time, event, actions[0], on_host=on_host)
-            case AttemptStarted() if self.scheduler.running.get(event.job) is event:
-                self._on_decision(time, event)
+            case AttemptStarted():
+                if self.scheduler.running.get(event.job) is event:
+                    self._on_started(time, event)
             case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
             case JobsAdded():
@@ -156,8 +159,17 @@ class History:
         """Let the scheduler decide, and take in what it decided; it need not be applied again."""
         decisions = self.scheduler.decide(now)
         for decision in decisions:
-            self._on_decision(time, decision)
+            if isinstance(decision, AttemptStarted):
+                self._on_started(time, decision)
+            else:
+                self._on_decision(time, decision)
         return decisions
+
+    def _on_started(self, time: float, event: AttemptStarted) -> None:
+        self.last_at = time
+        self._started[event.job] = time
+        if (host := self.hosts.get(event.host)) is not None:
+            host.running += 1
 
     def _on_decision(self, time: float, event: Decision) -> None:
         self.last_at = time
@@ -169,29 +181,29 @@ class History:
                 for job in event.jobs:
                     self._started.pop(job, None)
             case AttemptStarted():
-                self._started[event.job] = time
-                if event.host in self.hosts:
-                    self.hosts[event.host].running += 1
+                self._on_started(time, event)
             case _:
                 self._on_standing(event)
 
-    def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
-        started = self._started.pop(event.job)
-        was_paused = self.paused.pop(event.job, None) == event.host
-        if event.host in self.hosts:
-            host = self.hosts[event.host]
+    def _on_accepted(self, time: float, event: AttemptEnded, *, publish: bool, on_host: bool) -> None:
+        job, outcome = event.job, event.outcome
+        started = self._started.pop(job)
+        was_paused = self.paused.pop(job, None) == event.host
+        if (host := self.hosts.get(event.host)) is not None:
             host.done += 1
             host.paused -= was_paused
             host.running -= on_host
-            host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
-        if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
+            host.refused = outcome.tail if outcome.ending is Ending.REFUSED else ""
+        if outcome.ending is Ending.STOPPED or outcome.ending is Ending.REFUSED:
             return  # that is no result
-        self.canary.ended(event)
-        self.results.put(event.job, event.attempt, event.host, started, event.outcome)
-        self._pace.attempt_ended(event.outcome.worked)
-        if event.outcome.succeeded and event.job in self.records:
-            self.forecast.learn(Arguments(self.records, event.job), event.outcome.worked)
-        if action.publish:
+        if self.canary.armed:
+            self.canary.ended(event)
+        self.results.put(job, event.attempt, event.host, started, outcome)
+        worked = outcome.worked
+        self._pace.attempt_ended(worked)
+        if outcome.succeeded and job in self.records:
+            self.forecast.learn(Arguments(self.records, job), worked)
+        if publish:
             self._pace.job_ended(time)
 
     def _on_host(self, event: HostReady | HostLost | HostReleased | HostUnusable | SlotsChanged) -> None:

@@ -168,8 +168,7 @@ class Journal:
     def append(self, time: float, events: Iterable[Event]) -> None:
         """Put events behind the others; they reach the file with the next `sync`. `time` is Unix time."""
         for event in events:
-            self._pending += encode(time, event).encode("ascii")
-            self._pending += b"\n"
+            self._pending += f"{encode(time, event)}\n".encode("ascii")
 
     def position(self) -> Position:
         """Give the end of what is safe. Raises OSError."""

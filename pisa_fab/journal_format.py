@@ -59,11 +59,10 @@ Line = dict[str, Any]
 # The two commonest lines as they are written here; what is written in another way is read as JSON.
 _ATTEMPT = r'"job": (0|[1-9][0-9]*), "attempt": (0|[1-9][0-9]*), "host": "([^"\\\x00-\x1f]*)"'
 _TIME = r"(-?(?:0|[1-9][0-9]*)\.[0-9]+(?:e[+-]?[0-9]+)?)"
-_STARTED = re.compile(rf'\{{"t": {_TIME}, "e": "started", {_ATTEMPT}\}}\n?')
-_SUCCEEDED = re.compile(
-    rf'\{{"t": {_TIME}, "e": "ended", {_ATTEMPT}, "ending": "exited", "exit_code": 0'
+_USUAL = re.compile(
+    rf'\{{"t": {_TIME}, "e": "(started|ended)", {_ATTEMPT}(?:(, "ending": "exited", "exit_code": 0)'
     rf'(?:, "seconds": {_TIME})?(?:, "user": {_TIME})?(?:, "system": {_TIME})?'
-    r'(?:, "memory": (0|[1-9][0-9]*))?\}\n?'
+    r'(?:, "memory": (0|[1-9][0-9]*))?)?\}\n?'
 )
 
 # What stands before the columns and the jobs of a `jobs` line as it is written here.
@@ -209,11 +208,10 @@ def decode(text: str) -> tuple[float, Event] | None:
 
     Raises ValueError for what is no line of a journal, RunError for a journal of a format that is too new.
     """
-    if (found := _STARTED.fullmatch(text)) is not None:
-        moment, job, attempt, host = found.groups()
-        return float(moment), AttemptStarted(int(job), int(attempt), intern(host))
-    if (found := _SUCCEEDED.fullmatch(text)) is not None:
-        return _read_success(found.groups())
+    if (found := _USUAL.fullmatch(text)) is not None:
+        event = _read_usual(*found.groups()[1:])
+        if event is not None:
+            return float(found[1]), event
     try:
         line = json.loads(text)
         moment, kind = float(line["t"]), line["e"]
@@ -237,19 +235,25 @@ def _text(line: Line, name: str) -> str:
     return intern(line[name])
 
 
-def _read_success(parts: Sequence[str | None]) -> tuple[float, Event]:
-    moment, job, attempt, host, seconds, user, system, memory = parts
-    assert moment and job and attempt and host is not None
-    outcome = Outcome(
-        Ending.EXITED,
-        0,
-        None,
-        float(seconds or 0.0),
-        float(user or 0.0),
-        float(system or 0.0),
-        int(memory or 0),
-    )
-    return float(moment), AttemptEnded(int(job), int(attempt), intern(host), outcome)
+def _read_usual(
+    kind: str,
+    job: str,
+    attempt: str,
+    host: str,
+    success: str | None,
+    seconds: str | None,
+    user: str | None,
+    system: str | None,
+    memory: str | None,
+) -> Event | None:
+    """Read the parts of one of the commonest lines; None if one has what belongs to the other."""
+    if success is None:
+        return AttemptStarted(int(job), int(attempt), intern(host)) if kind == "started" else None
+    if kind == "started":
+        return None
+    times = (float(seconds or 0.0), float(user or 0.0), float(system or 0.0))
+    outcome = Outcome(Ending.EXITED, 0, None, *times, int(memory or 0))
+    return AttemptEnded(int(job), int(attempt), intern(host), outcome)
 
 
 def _read_started(line: Line) -> Event:

@@ -18,7 +18,7 @@ from typing import Any, overload
 from pisa_fab.events import JobRecord
 from pisa_fab.keys import Keys, Numbers
 
-KEPT = 8  # pieces that are kept at hand, decoded
+KEPT = 24  # pieces that are kept at hand, decoded
 LEVEL = 1  # of compression: the fastest makes a tenth of it already
 
 Raw = list[list[Any]]  # key, argv, and values; or names and values of a job whose columns differ
@@ -126,6 +126,7 @@ class Records(Mapping[int, JobRecord]):
         self._firsts: list[int] = []
         self._pieces: list[PackedRecords] = []
         self._end = 0  # behind the last number of the pieces
+        self._whole = True  # whether they have all numbers before it
         self._others: dict[int, JobRecord] = {}  # that came out of order; they count before the pieces
         self._at_hand: OrderedDict[int, tuple[list[str], Raw]] = OrderedDict()
 
@@ -134,6 +135,7 @@ class Records(Mapping[int, JobRecord]):
         if first < self._end:
             self._others.update(enumerate(records, start=first))
         elif records:
+            self._whole = self._whole and first == self._end
             self._firsts.append(first)
             self._pieces.append(PackedRecords.of(records))
             self._end = first + len(records)
@@ -152,7 +154,11 @@ class Records(Mapping[int, JobRecord]):
         return place if place >= 0 and number - self._firsts[place] < len(self._pieces[place]) else -1
 
     def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and (number in self._others or self._place(number) >= 0)
+        if not isinstance(number, int):
+            return False
+        if self._whole and number < self._end:
+            return number >= 0
+        return number in self._others or self._place(number) >= 0
 
     def __getitem__(self, number: int) -> JobRecord:
         if number in self._others:
