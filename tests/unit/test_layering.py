@@ -99,6 +99,7 @@ ONLY_IN = {
 }
 READS_JSON = {
     "background",
+    "endings",
     "journal_format",
     "link",
     "lock",
