@@ -31,8 +31,9 @@ from pisa_fab.numbering import Numbering
 if TYPE_CHECKING:
     import pandas
 
+    from pisa_fab.endings import JobResult
     from pisa_fab.events import JobRecord
-    from pisa_fab.history import History, JobResult
+    from pisa_fab.history import History
     from pisa_fab.launch import Ended
     from pisa_fab.pool import Access, LinkGroup
     from pisa_fab.progress import PlainView
@@ -91,7 +92,7 @@ class Batch:
 
     def known(self) -> tuple[Mapping[int, JobRecord], Numbering]:
         """Give what the journal says its jobs are, and the number of every job. Raises RunError."""
-        from pisa_fab.records import numbered
+        from pisa_fab.known_jobs import numbered
 
         return numbered(self.spec)
 

@@ -219,17 +219,17 @@ def notify_words(text: str) -> tuple[str, ...]:
 def dryrun(batch: Batch, *, as_json: bool = False) -> int:
     """Show every job with its command line and write the assignment file. Raises PisaError."""
     import json
-    import shlex
 
-    from pisa_fab.assignments import write_assignments
+    from pisa_fab.assignments import command_line, write_assignments
 
     records, numbering = batch.known()
     write_assignments(batch.spec, numbering, records)
+    write = sys.stdout.write
     for job in numbering.jobs(batch.spec.plan):
         if as_json:
-            print(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}))
+            write(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}) + "\n")
         else:
-            print(f"{job.name}  {shlex.join(job.argv)}")
+            write(f"{job.name}  {command_line(job.argv)}\n")
     if not as_json:
         written = short(batch.spec.assignments)
         print(f"{len(numbering.numbers)} jobs, nothing was run; written: {written}")

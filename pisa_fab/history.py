@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pisa_fab.canary import Canary, CommonFailure
+from pisa_fab.endings import JobResult, JobResults
 from pisa_fab.events import (
     Accept,
     Action,
@@ -26,40 +27,23 @@ from pisa_fab.events import (
     HostReleased,
     HostUnusable,
     JobGivenUp,
-    JobRecord,
     JobsAdded,
     JobsCancelled,
     JobsPaused,
     JobsReopened,
     JobState,
-    Outcome,
     RunClosed,
     RunOpened,
     SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.forecast import Forecast
+from pisa_fab.keys import Numbers
 from pisa_fab.order import LongestFirst
 from pisa_fab.pace import Pace
+from pisa_fab.records import Arguments, Records
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """How a job went: the last of its attempts that ended by itself, and counted.
-
-    Attributes:
-        job, attempt, host: which it was and where.
-        started: Unix time, on the head's clock.
-        outcome: what the worker said of it.
-    """
-
-    job: int
-    attempt: int
-    host: str
-    started: float
-    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -112,8 +96,8 @@ class History:
 
     def __init__(self) -> None:
         self.scheduler = Scheduler()
-        self.records: dict[int, JobRecord] = {}
-        self.results: dict[int, JobResult] = {}
+        self.records = Records()
+        self.results = JobResults()
         self.hosts: dict[str, HostView] = {}
         self.opened: RunOpened | None = None
         self.opened_at = 0.0
@@ -135,17 +119,26 @@ class History:
 
     def apply(self, time: float, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done with a result. `time` is Unix time, `now` monotonic."""
+        self.last_at = time
         on_host = isinstance(event, AttemptEnded) and event.job in self.scheduler.running
         actions = self.scheduler.apply(event, now)
-        self.last_at = time
+        if not isinstance(event, AttemptEnded):
+            self._on_event(time, event)
+        elif isinstance(action := actions[0], Accept):
+            self._on_accepted(time, event, publish=action.publish, on_host=on_host)
+        else:
+            self._recount(event.host)
+        if self._seconds:
+            self._follow_seconds()
+        return actions
+
+    def _on_event(self, time: float, event: Event) -> None:
         match event:
-            case AttemptEnded():
-                if isinstance(actions[0], Accept):
-                    self._on_accepted(time, event, actions[0], on_host=on_host)
-                else:
-                    self._recount(event.host)
-            case AttemptStarted() | SecondStarted():
-                if self._runs(event):
+            case AttemptStarted():
+                if self.scheduler.running.get(event.job) is event:
+                    self._on_started(time, event)
+            case SecondStarted():
+                if self._is_second(event):
                     self._on_decision(time, event)
             case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
@@ -164,17 +157,14 @@ class History:
                 self.closed, self.closed_at = event, time
             case _:
                 self._on_host_event(event)
-        if self._seconds:
-            self._follow_seconds()
-        return actions
 
     def _on_jobs(self, event: JobsAdded | JobsReopened) -> None:
         if isinstance(event, JobsAdded):
-            self.records.update(enumerate(event.records, start=event.first))
+            self.records.add(event.first, event.records)
             self.next_number = max(self.next_number, event.first + len(event.records))
             return
         for job in event.jobs:
-            self.results.pop(job, None)
+            self.results.discard(job)
         self.order.begin()
 
     def _on_host_event(self, event: Event) -> None:
@@ -191,8 +181,17 @@ class History:
         self.order.look()
         decisions = self.scheduler.decide(now)
         for decision in decisions:
-            self._on_decision(time, decision)
+            if isinstance(decision, AttemptStarted):
+                self._on_started(time, decision)
+            else:
+                self._on_decision(time, decision)
         return decisions
+
+    def _on_started(self, time: float, event: AttemptStarted) -> None:
+        self.last_at = time
+        self._started[event.job] = time
+        if (host := self.hosts.get(event.host)) is not None:
+            host.running += 1
 
     def _on_decision(self, time: float, event: Decision) -> None:
         self.last_at = time
@@ -204,19 +203,15 @@ class History:
                 for job in event.jobs:
                     self._started.pop(job, None)
             case AttemptStarted():
-                self._started[event.job] = time
-                if event.host in self.hosts:
-                    self.hosts[event.host].running += 1
+                self._on_started(time, event)
             case SecondStarted():
                 self._seconds[event.job] = event.attempt, time
                 self._recount(event.host)
             case _:
                 self._on_standing(event)
 
-    def _runs(self, event: AttemptStarted | SecondStarted) -> bool:
+    def _is_second(self, event: SecondStarted) -> bool:
         """Say whether a start was one: whether the job could be started."""
-        if isinstance(event, AttemptStarted):
-            return self.scheduler.running.get(event.job) is event
         second = self.scheduler.seconds.get(event.job)
         return second is not None and second.attempt == event.attempt
 
@@ -247,27 +242,30 @@ class History:
         if where in self.hosts:
             self.hosts[where].paused -= 1
 
-    def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
-        started = self._started.pop(event.job)
-        attempt, begun = self._seconds.get(event.job, (0, 0.0))
-        if event.attempt == attempt:
-            started = begun
-        self._goes_on(event.job)
-        if event.host in self.hosts:
-            host = self.hosts[event.host]
+    def _on_accepted(self, time: float, event: AttemptEnded, *, publish: bool, on_host: bool) -> None:
+        job, outcome = event.job, event.outcome
+        started = self._started.pop(job)
+        if self._seconds:
+            attempt, begun = self._seconds.get(job, (0, 0.0))
+            if event.attempt == attempt:
+                started = begun
+        if self.paused:
+            self._goes_on(job)
+        if (host := self.hosts.get(event.host)) is not None:
             host.done += 1
             host.running -= on_host
-            host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
-        if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
+            host.refused = outcome.tail if outcome.ending is Ending.REFUSED else ""
+        if outcome.ending is Ending.STOPPED or outcome.ending is Ending.REFUSED:
             return  # that is no result
-        self.canary.ended(event)
-        started += event.outcome.waited
-        self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
-        self._pace.attempt_ended(event.outcome.worked)
-        if event.outcome.succeeded and event.job in self.records:
-            self.forecast.learn(self.records[event.job].arguments, event.outcome.worked)
-            self.order.last.took(event.job, event.outcome.worked)
-        if action.publish:
+        if self.canary.armed:
+            self.canary.ended(event)
+        self.results.put(job, event.attempt, event.host, started + outcome.waited, outcome)
+        worked = outcome.worked
+        self._pace.attempt_ended(worked)
+        if outcome.succeeded and job in self.records:
+            self.forecast.learn(Arguments(self.records, job), worked)
+            self.order.last.took(job, worked)
+        if publish:
             self._pace.job_ended(time)
 
     def _on_host(self, event: HostReady | HostLost | HostReleased | HostUnusable | SlotsChanged) -> None:
@@ -312,13 +310,13 @@ class History:
             host.state, host.reason = "quarantined", event.reason
             for job in event.jobs:
                 if self.scheduler.state(job) not in FINAL:
-                    self.results.pop(job, None)  # it is to be run again
+                    self.results.discard(job)  # it is to be run again
 
     # -- what one may ask ----------------------------------------------------------------------------
 
-    def numbers(self) -> dict[str, int]:
+    def numbers(self) -> Numbers:
         """Give the number of every job that ever was, by its key."""
-        return {record.key: number for number, record in self.records.items()}
+        return self.records.numbers()
 
     @property
     def failed(self) -> int:

@@ -12,6 +12,7 @@
         nonce                  what a host must be able to read to prove that it sees this folder
         secret                 from which the place of a worker on a host follows, so that nobody can guess it
         attempts/0007.2.out    output of an attempt that has not counted, or not yet
+        checkpoint             what a long journal amounts to, so that not all of it has to be read again
         requests/<token>.json  what another process asks of the head, until it has done that
         head.log               what `submit --detach` would have shown
 
@@ -88,6 +89,11 @@ class Layout:
     def journal(self) -> Path:
         """The journal."""
         return self.private / "journal.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file with what the journal amounts to up to a certain byte."""
+        return self.private / "checkpoint"
 
     @property
     def lock(self) -> Path:

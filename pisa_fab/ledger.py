@@ -188,6 +188,11 @@ class Ledger:
             "quarantine": self._quarantine.snapshot(),
         }
 
+    def shift(self, seconds: float) -> None:
+        """Let all times be later by so many seconds: they are read on another clock from here on."""
+        self.doubts.shift(seconds)
+        self._quarantine.shift(seconds)
+
     # -- what has happened ---------------------------------------------------------------------------
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:

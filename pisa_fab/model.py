@@ -5,7 +5,7 @@ What is to be done: `Job`, `Batch`, `Host`, `Policy`. What has happened, and wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from enum import StrEnum
@@ -70,6 +70,9 @@ class Plan(Protocol):
 
     def job(self, index: int, number: int) -> Job:
         """Render one combination as the job with this number."""
+
+    def jobs(self, numbers: Iterable[int]) -> Iterator[Job]:
+        """Render all combinations in order, with these numbers."""
 
 
 class Expectation(Protocol):

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pisa_fab.canary import CommonFailure, Signature, signature
+from pisa_fab.endings import JobResult
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
@@ -36,7 +38,7 @@ from pisa_fab.events import (
     SecondStarted,
     SlotsChanged,
 )
-from pisa_fab.history import History, JobResult
+from pisa_fab.history import History
 from pisa_fab.invocation import as_typed
 from pisa_fab.model import job_name
 
@@ -385,15 +387,25 @@ def alike(history: History) -> CommonFailure | None:
     if (found := history.canary.verdict(0)) is not None:  # those that were forgiven are among them
         return found
     kinds: dict[Signature, list[JobResult]] = defaultdict(list)
-    for job in history.jobs:
-        result = history.results.get(job)
-        if result and result.started >= history.opened_at and not result.outcome.succeeded:
+    for job in history.results.others():
+        result = history.results[job]
+        if (
+            result.started >= history.opened_at
+            and not result.outcome.succeeded
+            and is_among(job, history.jobs)
+        ):
             kinds[signature(result.outcome)].append(result)
     results = max(kinds.values(), key=len, default=[])
     if not results:
         return None
     jobs = tuple(result.job for result in results)
     return CommonFailure(jobs, tuple(dict.fromkeys(r.host for r in results)), results[0].outcome)
+
+
+def is_among(job: int, jobs: Sequence[int]) -> bool:
+    """Say whether a job is one of these, which ascend."""
+    place = bisect_left(jobs, job)
+    return place < len(jobs) and jobs[place] == job
 
 
 def hopeless(history: History) -> Iterator[str]:

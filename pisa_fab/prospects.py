@@ -6,6 +6,7 @@ while the head works. Time is an argument, in Unix seconds.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
 
@@ -111,7 +112,7 @@ class Prospects:
         """Give what is left to do, None while too little is known."""
         history = self.history
         scheduler = history.scheduler
-        waiting = list(scheduler.jobs_in(JobState.WAITING))
+        waiting = array("Q", scheduler.jobs_in(JobState.WAITING))
         todo = history.forecast.total(waiting, lambda job: history.records[job].arguments)
         left = [
             history.forecast.left(history.records[job].arguments, time - (history.started_at(job) or time))

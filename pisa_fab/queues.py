@@ -9,6 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
+from typing import TypeVar
+
+Avoid = TypeVar("Avoid")
 
 _BITS = 32
 _WORD = 1 << _BITS
@@ -232,7 +236,19 @@ class Queues:
         fresh = sum(state[other] == waiting and other not in queued for other in line)
         return early + fresh + (list(self._last).index(job) if job in self._last else 0)
 
+    def without(self, jobs: Collection[int]) -> Queues:
+        """Give the same queues without these jobs."""
+        other = copy(self)
+        other._alone, other._first = _left(self._alone, jobs), _left(self._first, jobs)
+        other._last = _left(self._last, jobs)
+        other.hopeless, other.unwanted = _left(self.hopeless, jobs), _left(self.unwanted, jobs)
+        return other
+
     def snapshot(self, without: Collection[int]) -> list[list[int]]:
         """Give the queues without these jobs."""
         queues = (self._alone, self._first, self._last, self.hopeless, self.unwanted)
         return [[job for job in queue if job not in without] for queue in queues]
+
+
+def _left(queue: OrderedDict[int, Avoid], jobs: Collection[int]) -> OrderedDict[int, Avoid]:
+    return OrderedDict((job, avoid) for job, avoid in queue.items() if job not in jobs)

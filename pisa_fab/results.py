@@ -20,9 +20,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from pisa_fab.endings import JobResult
 from pisa_fab.errors import PisaError
 from pisa_fab.events import JobState
-from pisa_fab.history import History, JobResult
+from pisa_fab.history import History
 from pisa_fab.layout import Layout, folders_of
 from pisa_fab.model import Batch, ResultFormat, job_name
 from pisa_fab.numbering import Numbering

@@ -68,6 +68,17 @@ class Scheduler(Doubling):
         self._recall_at: float | None = None  # when to look again whether something is wanted back
         self.longest: Callable[[int], float | None] = _unknown
 
+    def __getstate__(self) -> dict[str, object]:
+        """Give what the events determine: that is in the ledger; what is here is of this head and clock."""
+        state = {name: vars(self)[name] for name in vars(Doubling())}
+        # When a doubt ends the clock says, and with it who is queued because of that.
+        return state | {"_queues": self._queues.without(self.doubts.keys())}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Take that up, with everything else as in the beginning."""
+        self.__init__()  # type: ignore[misc]  # nobody makes a class of this one
+        vars(self).update(state)
+
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
         actions = super().apply(event, now)

@@ -14,11 +14,12 @@ from typing import Any
 
 from pisa_fab import lock
 from pisa_fab.attempts import Attempt, Attempts
+from pisa_fab.endings import JobResult
 from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, UsageError
 from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower, is_at_work
 from pisa_fab.forecast import Given
-from pisa_fab.history import History, JobResult
+from pisa_fab.history import History
 from pisa_fab.invocation import as_typed, short
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name

@@ -90,7 +90,7 @@ class Watched:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.news: list[str] = []
-        self._journal = JournalFollower(layout.journal, self._happened)
+        self._journal = JournalFollower(layout.journal, self._happened, spared=layout)
         self._head = HeadFollower(layout)
         self._begun = 0
         self._told_until = float("inf")  # what happened before somebody looked is no news

@@ -165,7 +165,11 @@ def test_a_line_reads_as_the_documentation_says() -> None:
 def test_job_numbers_are_written_as_ranges(jobs: tuple[int, ...], text: str) -> None:
     line = encode(0.0, JobsReopened(jobs))
     assert json.loads(line)["jobs"] == text
-    assert decode(line) == (0.0, JobsReopened(tuple(jobs)))
+    found = decode(line)
+    assert found is not None
+    moment, event = found
+    assert isinstance(event, JobsReopened)
+    assert (moment, list(event.jobs)) == (0.0, list(jobs))
 
 
 @pytest.mark.parametrize(

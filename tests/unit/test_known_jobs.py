@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pisa_fab.errors import RunError
 from pisa_fab.events import AttemptStarted, Event, HostReady, JobRecord, JobsAdded, JobsCancelled, RunOpened
 from pisa_fab.journal import Journal
+from pisa_fab.known_jobs import read_records
 from pisa_fab.layout import Layout
 from pisa_fab.model import Policy
-from pisa_fab.records import read_records
 from pisa_fab.run import read_history
 
 
