@@ -65,6 +65,11 @@ class LongestFirst:
         self._look_at = 0  # successes from which on there is something new to look at
         self._look_below = inf  # jobs that wait, from which on there may be
 
+    def __getstate__(self) -> dict[str, object]:
+        """Give what the events determine: the order is made anew by who has a use for it."""
+        anew = {"_forecasts": {}, "_all_known": False, "_look_at": 0, "_look_below": inf}
+        return vars(self) | anew
+
     def begin(self) -> None:
         """Begin anew: another run, or jobs that were asked for again."""
         self._forecasts, self._all_known = {}, False

@@ -237,8 +237,9 @@ class Queues:
         return early + fresh + (list(self._last).index(job) if job in self._last else 0)
 
     def without(self, jobs: Collection[int]) -> Queues:
-        """Give the same queues without these jobs."""
+        """Give the same queues without these jobs, and without the order that was given to fresh ones."""
         other = copy(self)
+        other._order, other._place = (), 0
         other._alone, other._first = _left(self._alone, jobs), _left(self._first, jobs)
         other._last = _left(self._last, jobs)
         other.hopeless, other.unwanted = _left(self.hopeless, jobs), _left(self.unwanted, jobs)
