@@ -9,7 +9,8 @@ decided there, and only if the user allows it (`speculate:`). Everything else is
   other attempt decides. The quarantine looks at it all the same: it may be the host's fault.
 - When the host of one is lost, the other goes on as the attempt of the job, and nothing is in doubt. That is
   a loss, because what was lost is run elsewhere, unless the job had to be given up for it. Should the lost
-  one come back, it is stopped, like everything that nobody wants any more.
+  one come back, it is stopped, like everything that nobody wants any more; else its worker ends it by its
+  lease, and nobody waits for that.
 - A second attempt is given once in the life of an attempt. A new head forgets it, and only the first is in
   doubt.
 """

@@ -24,6 +24,7 @@ LOOKED_AT = 200  # jobs that stand for all that wait
 # what it costs to find it: so many seconds for each job, and for each forecast.
 COST_IN_ORDER = 0.00001
 COST_OF_FORECAST = 0.00005
+SELDOM = 0.1  # less than this part of that is so short that it is seldom looked at
 
 
 class LastTimes:
@@ -62,8 +63,10 @@ class LongestFirst:
         self._records = records
         self._forecasts: dict[int, float] = {}  # seconds, of those that were put in order by a forecast
         self._all_known = False  # whether something was known of all that were put in order
-        self._look_at = 0  # successes from which on there is something new to look at
-        self._look_below = inf  # jobs that wait, from which on there may be
+        self._looked_at = -1  # successes at the last look
+        self._look_at = 0  # successes from which on there is something new to look at, or
+        self._look_left = 0  # with any new one, so many jobs that wait
+        self._look_below = inf  # while more jobs wait, there is nothing to look at
 
     def __getstate__(self) -> dict[str, object]:
         """Give what the events determine: the order is made anew by who has a use for it."""
@@ -73,12 +76,14 @@ class LongestFirst:
     def begin(self) -> None:
         """Begin anew: another run, or jobs that were asked for again."""
         self._forecasts, self._all_known = {}, False
-        self._look_at, self._look_below = 0, inf
+        self._looked_at, self._look_at, self._look_left, self._look_below = -1, 0, 0, inf
 
     def look(self) -> None:
         """Put the fresh jobs in order if it is time for that; called before every decision."""
         waiting, learned = self._scheduler.waiting, self._forecast.learned
-        if not waiting or learned < self._look_at or waiting > self._look_below:
+        if not waiting or waiting > self._look_below or learned == self._looked_at:
+            return
+        if learned < self._look_at and waiting > self._look_left:
             return
         fresh = self._scheduler.fresh()
         unknown = [job for job in fresh if self.last.of(job) is None]
@@ -86,24 +91,26 @@ class LongestFirst:
             # When so many have been started as could be too many now; seldom, because each look costs.
             self._look_below = waiting - max(len(unknown) - MOST_FORECAST, MOST_FORECAST // 4)
             return
-        self._look_below = inf
-        # Twice as much makes another forecast; what took so long the last time stays as it is.
-        self._look_at = max(2 * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
-        if len(fresh) > 1 and self._is_worth_it(fresh, unknown):
+        self._looked_at, self._look_below = learned, inf
+        worth = self._worth(fresh, unknown) if len(fresh) > 1 else 0.0
+        if worth > 1:
             self._put_in_order(fresh, unknown)
-        elif learned:
-            self._look_at *= 2  # short jobs seldom become long
+        # Twice as much makes another forecast, and the fewer are left, the more it matters. Jobs that are far
+        # too short seldom become long. What took so long the last time stays as it is.
+        often = 2 if not worth or worth > SELDOM else 4
+        self._look_at = max(often * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
+        self._look_left = waiting // often if unknown else 0
 
-    def _is_worth_it(self, fresh: Sequence[int], unknown: Sequence[int]) -> bool:
-        """Say whether something is known, and the longest job is longer than it takes to find it."""
+    def _worth(self, fresh: Sequence[int], unknown: Sequence[int]) -> float:
+        """Give how many times longer the longest job is than it should be for an order; 0 for not known."""
         known = len(fresh) > len(unknown)
         longest = max(self.last.of(job) or 0.0 for job in fresh) if known else 0.0
         work = self._forecast.total(unknown, self._arguments)
         if work is not None:
             longest = max(longest, work.longest)
         elif not known:
-            return False
-        return longest > COST_IN_ORDER * len(fresh) + COST_OF_FORECAST * len(unknown)
+            return 0.0
+        return longest / (COST_IN_ORDER * len(fresh) + COST_OF_FORECAST * len(unknown))
 
     def _put_in_order(self, fresh: Sequence[int], unknown: Sequence[int]) -> None:
         """Put them in order; those of which nothing is known come first, because they may be the longest."""

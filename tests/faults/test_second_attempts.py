@@ -34,9 +34,11 @@ def _show_what_was_said(programs: Programs) -> Iterator[None]:
         print(program.stdout, program.stderr)
 
 
-def begin(start_program: Start, project: Project, pool: NamespacePool) -> tuple[Batch, Program]:
+def begin(
+    start_program: Start, project: Project, pool: NamespacePool, abuse: str = ""
+) -> tuple[Batch, Program]:
     """Submit eight jobs, of which the last one does not end; wait until it runs twice."""
-    batch = Batch(project, 8, speculate=2)
+    batch = Batch(project, 8, abuse, speculate=2)
     project.pool(pool.hosts, lease="6s")
     batch.let_go(*(job for job in batch.jobs if job != STRAGGLER))
     program = start_program("inv", "submit", "--log")
@@ -80,6 +82,18 @@ def test_the_first_success_counts_and_the_other_is_ended_and_leaves_nothing(
     pool.assert_empty()
     said = run_program("inv", "status", "--job", STRAGGLER).stdout
     assert f"attempt {winner}\n" in said.splitlines()[1] + "\n"
+
+
+@hosts(3)
+def test_one_that_does_not_listen_is_ended_all_the_same(
+    pool: NamespacePool, project: Project, run_program: Run, start_program: Start
+) -> None:
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    batch, program = begin(start_program, project, pool, deaf)
+    batch.let_go(f"{STRAGGLER}.2")
+    check(batch, program, run_program, 2)
+    wait_for(lambda: not any(host.started_there() for host in pool.hosts), "everything to be ended")
+    pool.assert_empty()
 
 
 @hosts(3)

@@ -312,6 +312,20 @@ def test_skewed_jobs_end_within_a_tenth_of_the_best_possible_time(seed: int, slo
     assert first / bound(seconds, slots) <= 1.1  # learned while it ran
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_shows_late_is_learned_in_time(seed: int) -> None:
+    """The first two thirds of the jobs take as long as a start does; what grows beneath that shows then."""
+    dice = random.Random(seed)
+    seconds = [
+        dice.uniform(0.005, 0.03) + 4.0 * 1.618 ** (n - 30) * dice.uniform(0.95, 1.05)
+        for n in range(31)
+        for _ in range(12)
+    ]
+    _, first = work(history_of(len(seconds), slots=16), seconds)
+    assert first / bound(seconds, 16) <= 1.1
+    assert makespan(seconds, 16) / bound(seconds, 16) > 1.15  # by their numbers
+
+
 # -- the time that is left -------------------------------------------------------------------------------
 
 
