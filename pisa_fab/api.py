@@ -211,9 +211,8 @@ class Pool:
         """
         from pisa_fab.pool import Access
 
-        asked, self._asked = self._asked, None
         access = Access(
-            self._config, self._connections, accept_new=accept_new, password=password, asked=asked
+            self._config, self._connections, accept_new=accept_new, password=password, asked=self._asked
         )
         access.resolve(self.cluster.hosts)
         if ask is not None:
