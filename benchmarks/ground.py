@@ -110,10 +110,14 @@ class Ground:
         """Give a program of this interpreter's environment."""
         return str(Path(sys.executable).parent / name)
 
+    def inv(self, words: Sequence[str]) -> Cost:
+        """Run `inv` in the project. Raises BrokenRunError unless it ends with 0."""
+        return self.measure([self.program("inv"), *words])
+
     def submit(self, jobs: str, expected: int, cluster: str = "hosts.yaml") -> Cost:
         """Submit a batch from the beginning. Raises BrokenRunError unless every job has its output."""
         self.put_aside(self.folder / "run")
-        cost = self.measure([self.program("inv"), "submit", "-j", jobs, "-c", cluster])
+        cost = self.inv(["submit", "-j", jobs, "-c", cluster])
         self.check(self.folder / "run" / "stdout", expected)
         return cost
 

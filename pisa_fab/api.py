@@ -203,12 +203,9 @@ class Pool:
 
     def ask_ahead(self) -> None:
         """Begin to ask ssh about the hosts, so that the answers are there when `access` needs them."""
-        from pisa_fab.ssh_ahead import Inquiry
-        from pisa_fab.ssh_config import Address, OpenSSH
+        from pisa_fab.ssh_ahead import ask_about
 
-        if self.is_remote and not self._connections and OpenSSH.is_here():
-            addresses = [Address(host.name, host.user, host.port) for host in self.cluster.hosts]
-            self._asked = Inquiry(OpenSSH(), addresses)
+        self._asked = ask_about(self.cluster.hosts) if self.is_remote and not self._connections else None
 
     def access(self, ask: Ask | None = None, *, accept_new: bool = False, password: str = "") -> Access:
         """Give how the hosts are reached; `ask` is asked for passphrases that are needed.
@@ -217,9 +214,8 @@ class Pool:
         """
         from pisa_fab.pool import Access
 
-        asked, self._asked = self._asked, None
         access = Access(
-            self._config, self._connections, accept_new=accept_new, password=password, asked=asked
+            self._config, self._connections, accept_new=accept_new, password=password, asked=self._asked
         )
         access.resolve(self.cluster.hosts)
         if ask is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pisa_fab.model import Host
 from pisa_fab.ssh_config import Address, OpenSSH, Settings, SshConfigError
 
 ASKED_AT_ONCE = 8  # `ssh -G` side by side
@@ -42,3 +43,10 @@ class Inquiry:
             return self.ssh.ask(address)
         except (SshConfigError, ValueError) as error:
             return SshConfigError(str(error))
+
+
+def ask_about(hosts: Iterable[Host]) -> Inquiry | None:
+    """Ask about hosts as the user's own files have them; None where there is no ssh."""
+    if not OpenSSH.is_here():
+        return None
+    return Inquiry(OpenSSH(), [Address(host.name, host.user, host.port) for host in hosts])

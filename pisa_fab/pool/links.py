@@ -136,6 +136,13 @@ class Line(Connection):
         self.shared_gateway = route.via if isinstance(route.via, Gateway) else None
         self.client.set_missing_host_key_policy(route.host_keys)  # in place of Fabric's, which trusts any key
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # Invoke's way to tell an attribute from a key of the configuration goes through all names there are.
+        if hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def reach(self) -> None:
         """Open the gateway, unless it is open, and then this. Raises LinkError."""
         if self.route.broken:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 
 import pytest
 from processes import wait_for
-from programs import Completed, Program, Project
+from programs import Completed, Home, Program, Project
 from sshd import Hosts
 
 Run = Callable[..., Completed]
@@ -80,6 +82,26 @@ def test_a_run_on_this_machine_asks_no_ssh(project: Project, run_program: Run) -
     done = run_program("inv", "submit", env={"PATH": f"{project.path}/bin:/usr/bin:/bin"})
     assert done.returncode == 0, done.said
     assert not (project.path / "asked").exists()
+
+
+@pytest.mark.parametrize("other_file", [False, True], ids=["as guessed", "another file"])
+def test_ssh_is_asked_once_for_each_host_whoever_asks_first(
+    other_file: bool, project: Project, hosts: Hosts, home: Home, run_program: Run
+) -> None:
+    names = [host.name for host in hosts.start(2)]
+    real = shutil.which("ssh")
+    project.write("bin/ssh", f'#!/bin/sh\necho "$@" >>{project.path}/asked\nexec {real} "$@"\n').chmod(0o755)
+    project.jobs({"command": ["true"], "output": "run"})
+    project.pool(names)
+    if other_file:
+        (home.path / ".ssh" / "config").rename(home.path / "config")
+        project.write("fabric.yaml", f"ssh_config_path: {home.path}/config\n")
+    path = f"{project.path}/bin:{os.environ['PATH']}"
+    done = run_program("inv", "submit", env={"PATH": path})
+    assert done.returncode == 0, done.said
+    asked = (project.path / "asked").read_text().splitlines()
+    right = [line for line in asked if f"{home.path}/config" in line] if other_file else asked
+    assert sorted(line.split()[-1] for line in right if line.split()[-1] in names) == names
 
 
 def test_our_modules_are_kept_compiled_and_tasks_py_is_not(project: Project, run_program: Run) -> None:
