@@ -142,11 +142,9 @@ class Records(Mapping[int, JobRecord]):
 
     def numbers(self) -> Numbers:
         """Give the number of every key."""
-        pieces: list[tuple[int, Sequence[str]]] = list(zip(self._firsts, self._pieces_keys(), strict=True))
-        return Numbers([*pieces, *((number, (record.key,)) for number, record in self._others.items())])
-
-    def _pieces_keys(self) -> Iterator[Sequence[str]]:
-        return (piece.keys for piece in self._pieces)
+        if self._others:
+            return Numbers((number, (record.key,)) for number, record in self.items())
+        return Numbers((first, piece.keys) for first, piece in zip(self._firsts, self._pieces, strict=True))
 
     def _place(self, number: int) -> int:
         """Give the place of the piece that has this number, -1 if none has."""
