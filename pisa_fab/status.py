@@ -10,6 +10,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pisa_fab import lock
@@ -20,6 +21,7 @@ from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower, is_at_work
 from pisa_fab.history import History
 from pisa_fab.invocation import as_typed
+from pisa_fab.journal_format import may_concern
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
@@ -215,7 +217,7 @@ def as_pasted(line: str) -> str:
 def read_job(layout: Layout, job: int) -> tuple[History, Attempts]:
     """Read the journal for the sake of one job. Raises UsageError if there is no such job."""
     attempts = Attempts(job)
-    follower = JournalFollower(layout.journal, attempts.take)
+    follower = JournalFollower(layout.journal, attempts.take, layout, partial(may_concern, job=job))
     follower.update()
     if job not in follower.history.records:
         raise UsageError(unknown(follower.history, job), f"see the assignment file, or: {as_typed('status')}")
