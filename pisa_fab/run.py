@@ -13,7 +13,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +41,7 @@ from pisa_fab.lock import RunLock
 from pisa_fab.model import Batch, Job, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.processes import clock
-from pisa_fab.records import PackedRecords
+from pisa_fab.records import PackedRecords, Records
 from pisa_fab.scheduler import Decision
 from pisa_fab.table import replacing
 from pisa_fab.version import __version__
@@ -167,10 +167,10 @@ class Run:
         if waiting:
             self.record(JobsCancelled(waiting), now)
 
-    def _new_jobs(self, known: Container[int]) -> Iterator[Job]:
+    def _new_jobs(self, known: Records) -> Iterator[Job]:
         """Render the jobs that the journal does not know, by number."""
         numbers = self.numbering.sorted
-        if not numbers or all(number in known for number in numbers):
+        if known.has_all(numbers):
             return iter(())
         return (job for job in self.numbering.jobs(self.batch.plan) if job.number not in known)
 
