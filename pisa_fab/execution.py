@@ -15,7 +15,7 @@ from pisa_fab.processes import children, clock, descendants, is_stopped, kill_al
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Sequence
 
 TAIL_BYTES = 4096
 TAIL_LINES = 8
@@ -23,6 +23,23 @@ KILL_INTERVAL = 1.0  # seconds between two attempts to kill what does not end
 SLICE = 100_000_000  # nanoseconds, the longest that Linux grants
 SCHED_ATTR = "=IIQiIQQQ"  # sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # numbers of a system call that Python does not wrap
+
+# What numeric libraries ask for the size of their thread pools.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "JULIA_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+)
 
 
 class Attempt:
@@ -143,6 +160,43 @@ class Attempt:
         except OSError as error:
             return f"(its standard error cannot be read: {error.strerror})"
         return "\n".join(text.rstrip().splitlines()[-TAIL_LINES:])
+
+
+def environment_of_jobs(setup: dict[str, Any]) -> dict[str, str]:
+    """Give what every job's environment has before its own variables are added."""
+    environment = dict(os.environ)
+    if setup["venv"] is not None:
+        environment["VIRTUAL_ENV"] = setup["venv"]
+        search = environment.get("PATH", os.defpath)
+        environment["PATH"] = os.path.join(setup["venv"], "bin") + os.pathsep + search
+        environment.pop("PYTHONHOME", None)
+    for name in THREAD_VARIABLES:
+        environment[name] = str(setup["threads"])
+    environment.update(setup["env"])
+    return environment
+
+
+def launch(
+    program: str, argv: list[str], environment: dict[str, str], out: int, err: int, more: Sequence[Any] = ()
+) -> int:
+    """Start a process in a group of its own and give its pid; `more` is done with its descriptors, too.
+
+    Not in a session: what Linux calls an autogroup is made for each, with a full share of the processor.
+    """
+    return os.posix_spawn(
+        program,
+        argv,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, out, 1),
+            (os.POSIX_SPAWN_DUP2, err, 2),
+            *more,
+        ],
+        setpgroup=0,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    )
 
 
 def group_of(pid: int) -> int | None:

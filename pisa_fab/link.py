@@ -313,6 +313,7 @@ BAGGAGE = (
     "lease",
     "place",
     "execution",
+    "template",
     "bounds",
     "desk",
     "presence",

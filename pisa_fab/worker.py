@@ -32,8 +32,8 @@ From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, at
 `unusable` (reason) or `superseded`, once; `state` (busy: who else needs the PC; full: why nothing new may be
 started; paused: [[job, attempt], ...]), also in `ready`, whenever that changes; `unusable` again when its
 user stops it at the PC; `ended` (job, attempt, outcome), again in every new conversation until it is
-acknowledged; `published` (ids, with the next message); `ping` (at); `notice` (text for the person); `bye`,
-the last one. Nothing here ever blocks on the head: what it does not read is kept.
+acknowledged; `published` (ids, with the next message); `ping` (at); `notice` (text for the person; once: it
+need not be told again by other hosts); `bye`, the last one. Nothing here ever blocks on the head: what it does not read is kept.
 
 The lease. The worker says what its clock shows (`ping`), the head sends that number back. What counts is when
 the worker sent what was answered, so an answer that was delayed on its way renews nothing. When a lease has
@@ -66,7 +66,7 @@ import sys
 import time
 
 from pisa_fab.bounds import REQUEUE, Bounds, measures
-from pisa_fab.execution import Attempt, Turns
+from pisa_fab.execution import Attempt, Turns, environment_of_jobs, launch
 from pisa_fab.lease import Lease
 from pisa_fab.notes import Note, name_process, remove_notes, stop_order
 from pisa_fab.place import (
@@ -97,6 +97,7 @@ from pisa_fab.processes import (
     send,
 )
 from pisa_fab.restraint import Confinement, stand_back, stray_sessions
+from pisa_fab.template import Template
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
@@ -119,22 +120,6 @@ SWEEP_INTERVAL = 0.3  # seconds between them
 # The host, not the job, is why a process was not started.
 REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
 REFUSALS |= {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
-# What numeric libraries ask for the size of their thread pools.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    "RAYON_NUM_THREADS",
-    "JULIA_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-    "LOKY_MAX_CPU_COUNT",
-)
 
 
 class RefusedError(Exception):
@@ -176,6 +161,7 @@ class Worker:
         self.complained = ""  # of the note, to the head
         self.nice = 0  # of its jobs, at least
         self.turns = Turns()
+        self.template: Template | None = None  # if jobs are to be made by one
         self.looked_at = self.look_at = 0.0
         self.regulated_at = 0.0
         self.told: tuple[object, ...] = ()  # what the head knows of busy, full and paused
@@ -200,6 +186,7 @@ class Worker:
                 os.read(wake_read, 4096)
                 self.reap()
             self.converse(readable)
+            self.attend_template(readable)
             self.attend_door(readable)
             self.attend_set_up()
             self.enforce()
@@ -216,6 +203,7 @@ class Worker:
         """Wait until there is something to do; give what can be read."""
         readers: list[Any] = [wake]
         writers = [self.wire.sink] if self.wire is not None and self.wire.outgoing else []
+        readers += self.template.readers() if self.template is not None else []
         if not self.leaving:
             if self.wire is not None:
                 readers.append(self.wire.source)
@@ -228,6 +216,7 @@ class Worker:
         """Give the seconds until something is due by time alone, None for never."""
         due = [attempt.deadline() for attempt in self.running.values()]
         due.append(self.sweep_at if self.sweeps else None)
+        due.append(self.template.deadline() if self.template is not None else None)
         if not self.leaving:
             due.append(self.lease.ends_at)
             due.append(self.lease.next_ping if self.wire is not None and self.wire.is_set_up else None)
@@ -266,6 +255,9 @@ class Worker:
         self.setup = None
         if self.place is not None:
             self.place.close()
+        self.withdraw()
+        if self.template is not None:
+            self.template.end()
         for attempt in self.running.values():
             attempt.end("stopped", kill_at)
 
@@ -295,7 +287,7 @@ class Worker:
             hush()
         self.wire = None
         self.setup = None
-        if self.place is None or not (self.running or self.reported):
+        if self.place is None or not (self.unfinished() or self.reported):
             self.leave(clock() + self.grace)
 
     def handle(self, message: dict[str, Any]) -> None:
@@ -446,7 +438,7 @@ class Worker:
 
     def adjust(self, setup: dict[str, Any]) -> None:
         """Take over what the head wants."""
-        if self.running or self.reported:
+        if self.unfinished() or self.reported:
             self.lease.resize(clock(), setup["lease"])
         else:
             self.lease = Lease(clock(), setup["lease"])  # no head relies on the end of what has not begun
@@ -458,6 +450,7 @@ class Worker:
         stand_back(self.nice)
         self.environment = environment_of_jobs(setup)
         self.programs = {}
+        self.prepare_template(setup["preload"])
         self.take_bounds(setup["bounds"])
         self.confinement = None
         if setup["memory"] is not None:
@@ -466,11 +459,20 @@ class Worker:
             self.note = self.note or Note(setup["note"], setup["facts"])
             self.note.update(setup["facts"])
 
+    def prepare_template(self, order: dict[str, Any] | None) -> None:
+        """Have jobs made by a template, if they are to be; one that another head wanted is ended."""
+        waiting = [] if self.template is None else self.template.withdraw()
+        if self.template is not None:
+            self.template.end()
+        self.template = None if order is None else Template(order, self.mark)
+        for attempt in waiting:
+            self.start(attempt)
+
     def announce(self) -> None:
         """Tell the head what there is, and again what it has not acknowledged."""
         if self.wire is None:
             return
-        held = [*self.running.values(), *self.reported.values()]
+        held = [*self.unfinished(), *self.reported.values()]
         self.say(
             {
                 "op": "ready",
@@ -583,14 +585,9 @@ class Worker:
 
     def start(self, attempt: Attempt) -> None:
         """Start an attempt, or report at once that it could not be started."""
-        if attempt.id in self.reported or attempt.id in [other.id for other in self.running.values()]:
+        if attempt.id in self.reported or attempt.id in [other.id for other in self.unfinished()]:
             return  # said twice
-        if self.leaving or self.lease.is_over(clock()):
-            self.report(attempt, "refused", tail="not started: the worker is leaving")
-            return
-        assert self.presence is not None
-        if self.presence.busy or not self.bounds.at(clock())[0]:
-            self.report(attempt, "stopped", tail="not started: nothing may run here at the moment")
+        if not self.may_begin(attempt):
             return
         complaint = f"cannot start {attempt.argv[0]}: "
         try:
@@ -603,15 +600,63 @@ class Worker:
         except ValueError as error:
             self.report(attempt, "not started", tail=complaint + str(error))
         else:
-            self.running[attempt.pid] = attempt
-            self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
-            if self.confinement is not None:
-                self.confinement.confine(attempt.pid)
-            nice = max(self.nice, self.bounds.at(attempt.began)[1])
-            self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
+            if attempt.pid:
+                self.take_charge(attempt)
+
+    def may_begin(self, attempt: Attempt) -> bool:
+        """Say whether an attempt may begin now; report that it may not."""
+        if self.leaving or self.lease.is_over(clock()):
+            self.report(attempt, "refused", tail="not started: the worker is leaving")
+            return False
+        assert self.presence is not None
+        if self.presence.busy or not self.bounds.at(clock())[0]:
+            self.report(attempt, "stopped", tail="not started: nothing may run here at the moment")
+            return False
+        return True
+
+    def take_charge(self, attempt: Attempt) -> None:
+        """Hold the process of an attempt to what jobs are held to."""
+        self.running[attempt.pid] = attempt
+        self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
+        if self.confinement is not None:
+            self.confinement.confine(attempt.pid)
+        nice = max(self.nice, self.bounds.at(attempt.began)[1])
+        self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
+
+    def unfinished(self) -> list[Attempt]:
+        """Give the attempts that run, and those that a template is to make."""
+        made = (
+            [] if self.template is None else [request.attempt for request in self.template.waiting.values()]
+        )
+        return [*self.running.values(), *made]
+
+    def attend_template(self, readable: list[Any]) -> None:
+        """Take charge of what the template has made; start plainly what it cannot make."""
+        if self.template is None:
+            return
+        self.template.folder = self.folders.get("attempts", -1)
+        for attempt, pid in self.template.attend(readable):
+            attempt.pid, attempt.began = pid, clock()
+            if not pid:
+                self.start(attempt)
+            elif self.may_begin(attempt):
+                self.take_charge(attempt)
+                self.template.let_go(attempt)
+            else:
+                self.template.drop(attempt)
+        while self.template.news:
+            self.say({"op": "notice", "text": self.template.news.pop(0), "once": True})
+
+    def withdraw(self, ids: list[list[int]] | None = None) -> None:
+        """Report these attempts, or all, as stopped that a template was to make."""
+        for attempt in self.template.withdraw(ids) if self.template is not None else []:
+            self.report(attempt, "stopped", tail="not started: it was stopped before")
 
     def execute(self, attempt: Attempt) -> int:
-        """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""
+        """Give the pid of its process, started with its files, or 0 if it will have one later.
+
+        Raises RefusedError, OSError, ValueError.
+        """
         files: list[int] = []
         try:
             try:
@@ -626,26 +671,14 @@ class Worker:
                 os.close(file)
 
     def spawn(self, attempt: Attempt, out: int, err: int) -> int:
-        """Start the process in a group of its own and give its pid.
-
-        Not in a session: what Linux calls an autogroup is made for each, with a full share of the processor.
-        """
+        """Start the process and give its pid, 0 if a template is to make it."""
         environment = dict(self.environment)
         environment.update(attempt.env)
         environment[MARK] = attempt.mark
-        return os.posix_spawn(
-            self.find(attempt.argv[0], environment.get("PATH", os.defpath)),
-            attempt.argv,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, out, 1),
-                (os.POSIX_SPAWN_DUP2, err, 2),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
-        )
+        program = self.find(attempt.argv[0], environment.get("PATH", os.defpath))
+        if self.template is not None and self.template.takes(attempt, program, environment, out, err):
+            return 0
+        return launch(program, attempt.argv, environment, out, err)
 
     def find(self, program: str, search: str) -> str:
         """Give the file of a program; one without a slash is looked up in PATH."""
@@ -661,6 +694,7 @@ class Worker:
 
     def stop(self, ids: list[list[int]] | None) -> None:
         """End these attempts, or all."""
+        self.withdraw(ids)
         for attempt in self.running.values():
             if ids is None or list(attempt.id) in ids:
                 attempt.end("stopped", clock() + self.grace)
@@ -682,6 +716,8 @@ class Worker:
             _, status, usage = os.wait4(ended.si_pid, 0)
             if attempt is not None:
                 self.conclude(attempt, status, usage)
+            elif self.template is not None:
+                self.template.ended(ended.si_pid)
 
     def sweep(self, again: int) -> None:
         """Kill what was left behind, and look again if something is there that cannot be told whose it is.
@@ -703,6 +739,7 @@ class Worker:
             self.has_unmarked = False
             return []
         wanted = {attempt.mark for attempt in self.running.values()}
+        wanted |= self.template.marks() if self.template is not None else set()
         marks = {pid: mark_of(pid) for pid in others}
         self.has_unmarked = not all(marks.values())
         left = [pid for pid in others if marks[pid] not in wanted and (marks[pid] or not self.running)]
@@ -787,20 +824,6 @@ def check_nonce(path: str, nonce: str) -> None:
         problem = str(error.strerror)
     folder = os.path.dirname(os.path.dirname(path))
     raise NotVisibleError(f"does not see the run directory {folder} ({problem})")
-
-
-def environment_of_jobs(setup: dict[str, Any]) -> dict[str, str]:
-    """Give what every job's environment has before its own variables are added."""
-    environment = dict(os.environ)
-    if setup["venv"] is not None:
-        environment["VIRTUAL_ENV"] = setup["venv"]
-        search = environment.get("PATH", os.defpath)
-        environment["PATH"] = os.path.join(setup["venv"], "bin") + os.pathsep + search
-        environment.pop("PYTHONHOME", None)
-    for name in THREAD_VARIABLES:
-        environment[name] = str(setup["threads"])
-    environment.update(setup["env"])
-    return environment
 
 
 def hush() -> None:
