@@ -140,7 +140,7 @@ def import_in_turn(steps: list[Any], must_work: bool) -> None:
     for module, names in steps:
         try:
             __import__(module, {"__name__": "__main__"}, None, names, 0)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the job would meet it, too
+        except (Exception, SystemExit) as error:  # the job would meet it, too
             if must_work or not isinstance(error, Exception):
                 raise UnfitError(f"importing {module} fails: {type(error).__name__}: {error}") from error
             return
@@ -193,7 +193,7 @@ class Watch:
         self.names: set[str] = set()
         self.folder = os.path.dirname(os.path.realpath(argv[0]))
         self.path: list[str] = []
-        self.is_first = True
+        self.holders = sys.getrefcount(sys.modules["__main__"])
 
     def __enter__(self) -> Watch:
         """Begin, with the script's folder in sys.path, where it will be."""
@@ -224,6 +224,8 @@ class Watch:
         """Say what was asked for that differs from job to job, or ""."""
         if self.arguments.asked or sys.argv is not self.argv or sys.getrefcount(self.arguments) > 2:
             return "something it imports takes arguments from sys.argv while it is imported"
+        if sys.getrefcount(sys.modules["__main__"]) > self.holders:
+            return "something it imports looks at the script while it is imported"
         return "something it imports changes sys.path" if self.changed else ""
 
 
@@ -274,7 +276,7 @@ def own_modules() -> Iterator[tuple[str, Any]]:
 
 
 def sources() -> dict[str, tuple[int, ...]]:
-    """Give what may change while jobs run, and what that looks like: own modules, folders of installed ones."""
+    """Give what may change while jobs run, and how it looks: own modules, the folders of installed ones."""
     files = [file for file, _ in own_modules()]
     folders = [entry for entry in sys.path if (entry + os.sep).endswith(LIBRARIES)]
     return {path: look for path in files + folders for look in [look_of(path)] if look}

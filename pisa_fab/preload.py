@@ -49,13 +49,14 @@ ARGUMENTS, ENVIRONMENT, FIRST_FIELD = 48, 50, 3  # fields of /proc/PID/stat, see
 
 
 def main() -> BaseException | None:
-    """Be the template. Returns in its forks only: what `sitecustomize` is to end with, for Python to go on."""
+    """Be the template. Returns in its forks only, to go on: what `sitecustomize` is to end with, if badly."""
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, CHANNEL)
     wanted, path = marshal.loads(channel.recv(MESSAGE_BYTES))
     hide(path)
     ending = real_sitecustomize()
     template = Template(channel)
     atexit.register(template.spare)  # before anybody else: so it comes last
+    gc.freeze()  # `kept`, of all things
     try:
         template.find_memory()
         names, template.printed = imports.prepare(wanted, sys.argv)
@@ -64,7 +65,6 @@ def main() -> BaseException | None:
         channel.send(marshal.dumps(("failed", str(error)), 2))
         os._exit(0)
     template.keep()
-    gc.freeze()  # so that a fork does not copy what a collection would only look at
     channel.send(marshal.dumps(("ready", names), 2))
     template.serve()
     return ending
@@ -87,10 +87,11 @@ def hide(path: str | None) -> None:
 
 def real_sitecustomize() -> BaseException | None:
     """Import the module whose name was taken; give what that ended with, None if it is there."""
-    sys.modules.pop(SELF, None)
+    own = sys.modules.pop(SELF)
     try:
         __import__(SELF)
-    except Exception as error:  # noqa: BLE001 - whatever it is, `site` says it
+    except Exception as error:  # whatever it is, `site` will say it
+        sys.modules[SELF] = own  # for whoever removes what could not be imported
         return error
     return None
 
@@ -112,6 +113,7 @@ class Template:
         self.sources: dict[str, tuple[int, ...]] = {}
         self.mark = self.arguments = (0, 0)
         self.kept: list[tuple[str, object]] = []
+        self.kept.append(("", self.kept))  # a cycle that no collection looks at is never taken apart
 
     def find_memory(self) -> None:
         """Find what others see of this process in its memory. Raises OSError."""
@@ -138,18 +140,26 @@ class Template:
         self.arguments = (begin + used, len(line) - used)
 
     def keep(self) -> None:
-        """Note what is to outlive the interpreters of jobs; to be called before `gc.freeze`."""
+        """Have what is installed outlive the interpreters of jobs, and not be looked at by their collections.
+
+        Either would write to memory that the forks share. Modules of the user's own are left to Python, so that
+        finalisers are called as always; then collections have to look at everything.
+        """
         own = {id(module) for _, module in imports.own_modules()}
         for name, module in sys.modules.items():
             if name not in ("sys", "builtins", "__main__", SELF) and id(module) not in own:
                 self.kept.append((name, module))
-        self.kept.append(("", self.kept))  # a cycle that no collection looks at is never taken apart
+        if not own:
+            gc.freeze()
+        main = type(sys)("__main__")  # one that a collection does look at
+        main.__dict__.update(sys.modules["__main__"].__dict__)
+        sys.modules["__main__"] = main
 
     def spare(self) -> None:
         """Leave out, at the end of a job, taking apart what it has in common with all others.
 
-        That would take longer than all the rest: it writes to nearly every page that the fork had shared. What
-        it could be missed for is files that such modules hold, which is why they are written here.
+        That would take longer than all the rest: it writes to nearly every page that the fork had shared. It
+        could be missed for files that such modules hold, which is why they are written here.
         """
         for found in gc.get_objects():
             if type(found) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):

@@ -44,7 +44,7 @@ IDLE = 60.0  # seconds without a job, after which its memory is given back
 DEATHS = 3  # how often one that has died is replaced
 CHANGES = 5  # how often one is replaced whose modules have changed
 # What the loader, Python and C libraries read by themselves; what modules read is known better.
-SENSITIVE = (
+SENSITIVE: tuple[str, ...] = (
     "PYTHON",
     "LD_",
     "LC_",
@@ -206,7 +206,7 @@ class Template:
         return {self.own_mark, *(request.attempt.mark for request in self.waiting.values())}
 
     def ended(self, pid: int) -> None:
-        """Note that a child of the worker has ended that was no job known to it; its pid is nobody's any more."""
+        """Note that a child of the worker has ended that was no job it knows: the pid is nobody's now."""
         if pid == self.pid:
             self.pid = 0
         elif any(request.gate >= 0 for request in self.waiting.values()):
@@ -396,7 +396,7 @@ class Template:
 
 
 def is_elf(path: str) -> bool:
-    """Say whether a file is a program by itself. A script around it might not pass on what a template needs."""
+    """Say whether a file is a program by itself: a script might not pass on what a template needs."""
     try:
         with open(path, "rb") as file:
             return file.read(len(ELF)) == ELF
@@ -405,7 +405,7 @@ def is_elf(path: str) -> bool:
 
 
 def scratch(name: str, folder: int) -> int:
-    """Make a file without a name where outputs are, on the same disk: Python looks how that likes to be written."""
+    """Make a file without a name on the disk of the outputs: Python looks how that likes to be written."""
     name += ".template"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600, dir_fd=folder)
     os.unlink(name, dir_fd=folder)

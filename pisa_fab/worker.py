@@ -32,8 +32,9 @@ From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, at
 `unusable` (reason) or `superseded`, once; `state` (busy: who else needs the PC; full: why nothing new may be
 started; paused: [[job, attempt], ...]), also in `ready`, whenever that changes; `unusable` again when its
 user stops it at the PC; `ended` (job, attempt, outcome), again in every new conversation until it is
-acknowledged; `published` (ids, with the next message); `ping` (at); `notice` (text for the person; once: it
-need not be told again by other hosts); `bye`, the last one. Nothing here ever blocks on the head: what it does not read is kept.
+acknowledged; `published` (ids, with the next message); `ping` (at); `notice` (text for the person; once: as
+true of other hosts); `bye`, the last one. Nothing here ever blocks on the head: what it does not read is
+kept.
 
 The lease. The worker says what its clock shows (`ping`), the head sends that number back. What counts is when
 the worker sent what was answered, so an answer that was delayed on its way renews nothing. When a lease has
