@@ -193,7 +193,7 @@ class Watch:
         self.names: set[str] = set()
         self.folder = os.path.dirname(os.path.realpath(argv[0]))
         self.path: list[str] = []
-        self.holders = sys.getrefcount(sys.modules["__main__"])
+        self.holders = holders_of_main()
 
     def __enter__(self) -> Watch:
         """Begin, with the script's folder in sys.path, where it will be."""
@@ -224,9 +224,15 @@ class Watch:
         """Say what was asked for that differs from job to job, or ""."""
         if self.arguments.asked or sys.argv is not self.argv or sys.getrefcount(self.arguments) > 2:
             return "something it imports takes arguments from sys.argv while it is imported"
-        if sys.getrefcount(sys.modules["__main__"]) > self.holders:
+        if holders_of_main() > self.holders:
             return "something it imports looks at the script while it is imported"
         return "something it imports changes sys.path" if self.changed else ""
+
+
+def holders_of_main() -> int:
+    """Count who holds the module `__main__`, but for other names of it: `multiprocessing` gives it one."""
+    main = sys.modules["__main__"]
+    return sys.getrefcount(main) - sum(module is main for module in list(sys.modules.values()))
 
 
 def what_runs() -> str:

@@ -44,6 +44,7 @@ ENTRY = "/proc/self/fd/3"  # of sys.path, where Python finds this program
 MESSAGE_BYTES = 1 << 18
 DESCRIPTORS = 4  # the most that come with a message
 BROKEN = 70  # exit status after a mistake in this program
+NOT_KEPT = {"sys", "builtins", "__main__", "__mp_main__", SELF}  # modules that Python ends in ways of its own
 MARK = b"PISA_MARK="
 ARGUMENTS, ENVIRONMENT, FIRST_FIELD = 48, 50, 3  # fields of /proc/PID/stat, see proc(5)
 
@@ -147,13 +148,14 @@ class Template:
         """
         own = {id(module) for _, module in imports.own_modules()}
         for name, module in sys.modules.items():
-            if name not in ("sys", "builtins", "__main__", SELF) and id(module) not in own:
+            if name not in NOT_KEPT and id(module) not in own:
                 self.kept.append((name, module))
         if not own:
             gc.freeze()
-        main = type(sys)("__main__")  # one that a collection does look at
-        main.__dict__.update(sys.modules["__main__"].__dict__)
-        sys.modules["__main__"] = main
+        main, before = type(sys)("__main__"), sys.modules["__main__"]  # one that collections do look at
+        main.__dict__.update(before.__dict__)
+        for name in [name for name, module in sys.modules.items() if module is before]:
+            sys.modules[name] = main
 
     def spare(self) -> None:
         """Leave out, at the end of a job, taking apart what it has in common with all others.

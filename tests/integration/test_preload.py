@@ -6,6 +6,7 @@ How a worker fares with a template that dies, hangs or cannot be used is in `tes
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import shutil
@@ -129,8 +130,8 @@ def depth(n):
         return n
 names = sorted(globals())
 print(sys.argv, type(sys.argv) is list, getattr(sys, "orig_argv", None))
-print(sys.path, __file__, __name__, __spec__, type(__loader__), __builtins__, names, sys.executable, sys.prefix)
-print(sys.flags, sys.warnoptions, warnings.filters, sys.dont_write_bytecode, sys.getrecursionlimit(), depth(0))
+print(sys.path, __file__, __name__, __spec__, type(__loader__), __builtins__, names)
+print(sys.flags, sys.warnoptions, warnings.filters, sys.executable, sys.prefix, depth(0))
 print(os.getcwd(), sorted(os.environ.items()), os.umask(0))
 print({number: signal.getsignal(number) for number in signal.valid_signals()})
 print(signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.sigpending())
@@ -145,7 +146,8 @@ print(locale.setlocale(locale.LC_ALL), sys.getfilesystemencoding(), "sitecustomi
 print([name for name in sys.modules if "pisa" in name], sys.meta_path, len(sys.path_hooks))
 print(json.dumps(sys.argv))
 command = open("/proc/self/cmdline", "rb").read().rstrip(b"\\0").split(b"\\0")
-print(command, [v for v in open("/proc/self/environ", "rb").read().split(b"\\0") if v.startswith(b"PISA_MARK")])
+block = open("/proc/self/environ", "rb").read().split(b"\\0")
+print(command, [variable for variable in block if variable.startswith(b"PISA_MARK")])
 traceback.print_stack()
 warnings.warn("careful", stacklevel=2)
 open("left_open.txt", "w").write("x")
@@ -170,7 +172,7 @@ ENDINGS = {
     "raises": "import json\ndef f(x):\n    return json.loads(x)\nf('{')",
     "raises from": "try:\n    1 / 0\nexcept Exception as e:\n    raise ValueError('no') from e",
     "raises its own": "class Mine(Exception):\n    pass\nraise Mine('x')",
-    "raises a group": "import sys\nif sys.version_info >= (3, 11):\n    raise ExceptionGroup('g', [ValueError(1)])",
+    "raises a group": "raise ExceptionGroup('g', [ValueError(1)])",
     "is interrupted": "print('x')\nraise KeyboardInterrupt",
     "interrupts itself": "import os, signal\nprint('x')\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(60)",
     "is terminated": "import os, signal\nprint('lost')\nos.kill(os.getpid(), signal.SIGTERM)",
@@ -212,3 +214,140 @@ AT_THE_END = {
 @pytest.mark.parametrize("source", [*ENDINGS.values(), *AT_THE_END.values()], ids=[*ENDINGS, *AT_THE_END])
 def test_a_job_ends_in_the_same_way(pair: Pair, source: str) -> None:
     pair.both(source)
+
+
+USES = {
+    "processes that fork": "import multiprocessing as m, os\nif __name__ == '__main__':\n"
+    "    with m.get_context('fork').Pool(2) as p:\n        print(p.map(abs, [-1, 2]))",
+    "processes that spawn": "import multiprocessing as m\ndef f(x):\n    return x * x\nif __name__ == '__main__':\n"
+    "    with m.get_context('spawn').Pool(2) as p:\n        print(p.map(f, [-1, 2]))",
+    "a server of forks": "import multiprocessing as m\ndef f(x):\n    return x * x\nif __name__ == '__main__':\n"
+    "    with m.get_context('forkserver').Pool(2) as p:\n        print(p.map(f, [-1, 2]))",
+    "a queue": "import multiprocessing as m\nif __name__ == '__main__':\n    q = m.Queue()\n"
+    "    p = m.Process(target=q.put, args=(3,))\n    p.start()\n    print(q.get())\n    p.join()\n    print(p.exitcode)",
+    "subprocess": "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', 'import sys, os; "
+    'print(sys.argv, os.environ["MINE"]); sys.exit(3)\'], capture_output=True))\n'
+    "print(subprocess.check_output('echo $MINE $PISA_MARK; cat', shell=True))",
+    "os.system": "import os\nprint(os.system('echo $MINE; exit 3'), flush=True)\nprint(os.getenv('MINE'))",
+    "os.execv": "import os, sys\nos.execv(sys.executable, [sys.executable, '-c', 'print(7)'])",
+    "os.fork": "import os\nprint('x', flush=True)\nif os.fork() == 0:\n    print('child')\nelse:\n    os.wait()",
+    "pickle": "import pickle\nclass A:\n    pass\ndata = pickle.dumps(A())\nprint(data, pickle.loads(data))",
+    "dataclasses": "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\nprint(A(), A.__module__)",
+    "annotations": "x: int = 1\nprint(__annotations__)",
+    "inspect": "import inspect, sys\ndef f(): pass\nprint(inspect.getsource(f), inspect.stack(), inspect.getfile(f))",
+    "doctest": "'''\n>>> 1 + 1\n3\n'''\nimport doctest\nprint(doctest.testmod())",
+    "signals": "import signal, os\nsignal.signal(signal.SIGUSR1, lambda *a: print('usr1'))\n"
+    "os.kill(os.getpid(), signal.SIGUSR1)\nsignal.alarm(1)\nsignal.pause()",
+    "its own module": "import helper, sys\nprint(helper.f(), helper.__file__, 'helper' in sys.modules)",
+    "a module that fails": "import broken",
+    "runpy": "import runpy\nprint(sorted(runpy.run_path('helper.py'))[-1])",
+    "help": "import argparse\np = argparse.ArgumentParser(description='d')\np.add_argument('-n')\np.parse_args(['-h'])",
+    "a wrong argument": "import argparse\np = argparse.ArgumentParser()\np.add_argument('-n', type=int)\np.parse_args()",
+}
+
+
+@pytest.mark.parametrize("source", USES.values(), ids=USES)
+def test_a_job_may_do_what_it_likes(pair: Pair, source: str) -> None:
+    (pair.folder / "helper.py").write_text(
+        "class A:\n    def __del__(self):\n        print('gone', A)\na = A()\ndef f():\n    return 7\n"
+    )
+    (pair.folder / "broken.py").write_text("def g():\n    1 / 0\ng()\n")
+    pair.both(source, ["-n", "x"], env={"MINE": "mine"})
+
+
+ODD_ARGUMENTS = [
+    "",
+    "two words",
+    "a\nb",
+    "$(id) `id`",
+    "--",
+    "äöü→😀",
+    "\udcff\udc80",
+    "x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).name)
+def test_arguments_arrive_byte_for_byte(tmp_path: Path, python: str) -> None:
+    source = "import os, sys\nsys.stdout.buffer.write(b'|'.join(map(os.fsencode, sys.argv)))"
+    seen = Pair(tmp_path, python).both(source, *([argument] for argument in ODD_ARGUMENTS), ODD_ARGUMENTS)
+    assert [one.out for one in seen[:-1]] == [b"script.py|" + os.fsencode(word) for word in ODD_ARGUMENTS]
+
+
+def test_a_script_in_a_linked_folder_finds_its_own_modules(pair: Pair) -> None:
+    (pair.folder / "real").mkdir()
+    (pair.folder / "real" / "program.py").write_text(
+        "import sys, beside\nprint(sys.path[0], __file__, beside.x)"
+    )
+    (pair.folder / "real" / "beside.py").write_text("x = 3")
+    (pair.folder / "link").symlink_to("real")
+    (pair.folder / "program").symlink_to("link/program.py")
+    for script in ("link/program.py", "program", str(pair.folder / "link" / "program.py")):
+        plain, preloaded = (pair.run(script, [()], modules) for modules in (None, True))
+        assert plain == preloaded
+        assert str(pair.folder / "real").encode() in plain[0].out
+
+
+LIBRARIES = {
+    "numpy": "import sys, numpy as np\nrng = np.random.default_rng(int(sys.argv[1]))\na = rng.normal(size=(50, 50))\n"
+    "print(np.linalg.svd(a)[1][:5], np.fft.fft(a[0])[:3])\nnp.savetxt(sys.stdout, a[:2, :2])\n"
+    "print(np.ones(3) / np.zeros(3))\nnp.empty((1 << 60,))",
+    "scipy": "import sys\nfrom scipy import optimize, stats, integrate\nimport scipy\n"
+    "print(optimize.minimize(lambda x: (x[0] - float(sys.argv[1])) ** 2, [0.0]).x)\n"
+    "print(stats.norm.rvs(size=3, random_state=1), integrate.quad(lambda x: x, 0, 1), scipy.special.gamma(4.5))",
+    "pandas": "import io, sys\nimport pandas as pd\nframe = pd.read_csv(io.StringIO('a,b\\n1,2\\n3,4'))\n"
+    "print(frame.describe(), frame.groupby('a').sum(), pd.Timestamp('2026-01-01').tz_localize('Europe/Berlin'))\n"
+    "frame.to_csv(f'frame{sys.argv[1]}.csv')\nframe['c']",
+    "matplotlib": "import hashlib, sys\nimport matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\n"
+    "plt.plot([1, 3, 2])\nplt.title(sys.argv[1])\nplt.savefig(f'{sys.argv[1]}.png')\n"
+    "print(hashlib.md5(open(f'{sys.argv[1]}.png', 'rb').read()).hexdigest(), matplotlib.get_backend())",
+}
+
+
+@pytest.mark.parametrize("source", LIBRARIES.values(), ids=LIBRARIES)
+def test_libraries_give_the_same(pair: Pair, source: str) -> None:
+    seen = pair.both(source, ["1"], ["2"], env={"MPLCONFIGDIR": str(pair.folder / "mpl")})
+    assert seen[0].out != seen[1].out or "pandas" in source
+
+
+def test_modules_may_be_named(pair: Pair) -> None:
+    source = "import sys\nprint('scipy.stats' in sys.modules)\nimport scipy.stats"
+    (pair.folder / "script.py").write_text(source)
+    assert pair.run("script.py", [()], None)[0].out == b"False\n"
+    assert pair.run("script.py", [()], ["numpy", "scipy.stats"])[0].out == b"True\n"
+    assert pair.notices == []
+
+
+RANDOM = """
+import json, os, random, sys, tempfile, uuid
+import numpy as np
+print(json.dumps([random.random(), np.random.rand(), np.random.default_rng().random(), random.Random().random(),
+    str(uuid.uuid4()), str(uuid.uuid1()), next(tempfile._get_candidate_names()), os.urandom(8).hex(), os.getpid()]))
+"""
+
+
+def test_no_two_jobs_draw_the_same_random_numbers(pair: Pair) -> None:
+    (pair.folder / "script.py").write_text(RANDOM)
+    drawn = [json.loads(seen.out) for seen in pair.run("script.py", [()] * 6, True)]
+    assert pair.notices == []
+    for values in zip(*drawn, strict=True):
+        assert len(set(values)) == len(drawn)
+
+
+def test_what_a_job_uses_is_its_own(pair: Pair) -> None:
+    (pair.folder / "script.py").write_text(
+        "import sys, time\nimport numpy as np\nx = bytearray(100_000_000)\n"
+        "while time.process_time() < 0.3:\n    pass\n"
+    )
+    used = []
+    for modules in (None, True):
+        order = None if modules is None else {"modules": modules, "parcel": template_parcel()}
+        talk = Talk(pair.folder, mark=pair.mark)
+        talk.ready(preload=order)
+        talk.run(sys.executable, "script.py")
+        used.append(talk.outcome())
+        talk.close()
+    for outcome in used:
+        assert outcome["user"] + outcome["system"] >= 0.3
+        assert 100_000_000 < outcome["memory"] < 300_000_000
+    assert used[1]["user"] + used[1]["system"] <= outcome["seconds"] + 0.1
