@@ -189,7 +189,7 @@ class Watch:
 
     def __init__(self, argv: list[str]) -> None:
         self.argv = argv
-        self.arguments = Arguments(argv)
+        self.arguments = Arguments(argv[:1])
         self.names: set[str] = set()
         self.folder = os.path.dirname(os.path.realpath(argv[0]))
         self.path: list[str] = []

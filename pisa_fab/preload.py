@@ -143,8 +143,8 @@ class Template:
     def keep(self) -> None:
         """Have what is installed outlive the interpreters of jobs, and not be looked at by their collections.
 
-        Either would write to memory that the forks share. Modules of the user's own are left to Python, so that
-        finalisers are called as always; then collections have to look at everything.
+        Either would write to memory that the forks share. Modules of the user's own are left to Python, so
+        that finalisers are called as always; then collections have to look at everything.
         """
         own = {id(module) for _, module in imports.own_modules()}
         for name, module in sys.modules.items():
