@@ -153,7 +153,7 @@ class JobsFile(BaseModel):
         WithJsonSchema(
             {
                 "anyOf": [
-                    {"type": "boolean"},
+                    {"enum": [True, False, "true", "false"]},
                     {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": _MODULE}},
                 ]
             }
