@@ -37,7 +37,15 @@ parser = argparse.ArgumentParser()
 parser.add_argument("-n", type=int)
 print(parser.parse_args().n ** 2)
 """
-ROWS = ("scripts", "true", "cpu", "dryrun", "cut", "foreign")
+NUMPY_SCRIPT = """\
+import argparse
+import numpy as np
+parser = argparse.ArgumentParser()
+parser.add_argument("-n", type=int)
+print(np.arange(parser.parse_args().n).sum())
+"""
+NUMPY_SCRIPTS = 100
+ROWS = ("scripts", "preload", "true", "cpu", "dryrun", "cut", "foreign")
 OURS = "pisa_fab"
 
 
@@ -166,6 +174,31 @@ class Bench:
         self.peer(floor, "GNU parallel", gnu_parallel)
         # With -M there is one connection a host for all jobs.
         self.peer(floor, "GNU parallel -M", lambda: gnu_parallel("-M"))
+
+    def preload(self) -> None:
+        """Short scripts, and such that import NumPy, by templates, against the same commands run here."""
+        venv = Path(sys.prefix)
+        self.project.write("numpy_script.py", NUMPY_SCRIPT)
+        kinds = {
+            "scripts": ({"script": "script.py"}, ["python3", "script.py"], SCRIPTS, 0.6),
+            "scripts with NumPy": (
+                {"script": "numpy_script.py", "venv": str(venv)},
+                ["env", "OPENBLAS_NUM_THREADS=1", str(venv / "bin" / "python"), "numpy_script.py"],
+                NUMPY_SCRIPTS,
+                0.3,
+            ),
+        }
+        for kind, (jobs, command, count, bar) in kinds.items():
+            sweep = {"-n": {"from": 0, "to": count - 1}}
+            self.project.jobs({**jobs, "preload": True, "output": "run", "sweep": sweep}, "preload.yaml")
+            floor = self.line("preload", f"{count} {kind}: xargs -P2, local", "s")
+            ours = self.line("preload", f"{count} {kind}: {OURS}", "s", floor=floor, bar=bar)
+            numbers = [str(number) for number in range(count)]
+            for _ in self.rounds("preload"):
+                floor.series.values.append(
+                    self.measure(["xargs", "-P2", "-n1", *command, "-n"], numbers).wall
+                )
+                ours.series.values.append(self.submit("preload.yaml", count).wall)
 
     def true(self) -> None:
         """Jobs that do nothing: how many a second, the start of the command included."""

@@ -54,6 +54,7 @@ def main() -> BaseException | None:
     channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, CHANNEL)
     wanted, path = marshal.loads(channel.recv(MESSAGE_BYTES))
     hide(path)
+    own = sys.modules.pop(SELF)
     ending = real_sitecustomize()
     template = Template(channel)
     atexit.register(template.spare)  # before anybody else: so it comes last
@@ -68,6 +69,8 @@ def main() -> BaseException | None:
     template.keep()
     channel.send(marshal.dumps(("ready", names), 2))
     template.serve()
+    if ending is not None:
+        sys.modules[SELF] = own  # for whoever removes what could not be imported
     return ending
 
 
@@ -88,11 +91,9 @@ def hide(path: str | None) -> None:
 
 def real_sitecustomize() -> BaseException | None:
     """Import the module whose name was taken; give what that ended with, None if it is there."""
-    own = sys.modules.pop(SELF)
     try:
         __import__(SELF)
     except Exception as error:  # whatever it is, `site` will say it
-        sys.modules[SELF] = own  # for whoever removes what could not be imported
         return error
     return None
 

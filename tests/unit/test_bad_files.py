@@ -99,9 +99,13 @@ KEYS = [
     jobs(
         "deadline: soon", "3:11", '"deadline" must be a date and a time, or a time, not', "2026-12-01 07:00"
     ),
-    jobs("preload: numpy", "3:10", '"preload" must be true or a list of modules, not', "write [numpy], or true"),
+    jobs(
+        "preload: numpy", "3:10", '"preload" must be true or a list of modules, not', "write [numpy], or true"
+    ),
     jobs("preload: []", "3:10", '"preload" must be true or a list of modules'),
-    jobs("preload: [numpy, a-b]", "3:10", '"preload" has "a-b", which is no name of a module', "[numpy, scipy"),
+    jobs(
+        "preload: [numpy, a-b]", "3:10", '"preload" has "a-b", which is no name of a module', "[numpy, scipy"
+    ),
     jobs("preload: [a.class]", "3:10", '"preload" has "a.class", which is no name of a module'),
     jobs("preload: [{a: b}]", "3:10", '"preload" has'),
     whole(
