@@ -83,6 +83,7 @@ from pisa_fab.place import (
     end_strays,
     hear,
     line_of,
+    machine,
     tell,
 )
 from pisa_fab.presence import Presence
@@ -832,15 +833,6 @@ def hush() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 2)
     os.close(null)
-
-
-def machine() -> str:
-    """Give what tells this machine from all others, "" if it has no such thing."""
-    try:
-        with open("/etc/machine-id", encoding="ascii", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 # -- the processes -------------------------------------------------------------------------------------------
