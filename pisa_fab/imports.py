@@ -21,7 +21,7 @@ ONLY_TREE = 0x400  # ast.PyCF_ONLY_AST; `ast` itself is not worth its import
 HARMLESS = ("/dev/null", "/dev/random", "/dev/urandom")  # files that jobs may have in common
 LIBRARIES = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 STANDARD = os.path.dirname(os.__file__) + os.sep
-PLACES = {"environ", "environb", "putenv", "path", "chdir"}  # what imports that follow may depend on
+PLACES = {"environ", "environb", "putenv", "unsetenv", "chdir"}  # what imports that follow may depend on
 GENERATORS = {"numpy.random": ("Generator", "RandomState"), "random": ("Random",)}
 
 
@@ -68,23 +68,24 @@ def imports_of(script: str) -> list[list[Any]]:
             tree: Any = compile(file.read(), script, "exec", ONLY_TREE, dont_inherit=True)
     except (OSError, SyntaxError, ValueError):
         return []
-    groups = []
+    groups, taken = [], []
     for node in tree.body:
         kind = type(node).__name__
+        taken.append(node)
         body = node.body if kind == "Try" else [node]
         groups.append([step for part in body for step in steps_of(part)])
         if kind not in ("FunctionDef", "AsyncFunctionDef", "ClassDef") and touches_surroundings(node):
             break
-    return [*groups, *([step] for step in lazily_imported(tree))]
+    return [*groups, *([step] for step in lazily_imported(tree, taken))]
 
 
-def lazily_imported(tree: Any) -> Iterator[Any]:
-    """Give what a script may import by naming it: `random` of `np.random`, where `np` is a module.
+def lazily_imported(tree: Any, taken: list[Any]) -> Iterator[Any]:
+    """Give what a script may import by naming it: `random` of `np.random`, where `np` is a module of `taken`.
 
     Libraries import their parts when somebody asks for them. What is no module is not asked for.
     """
     modules = {}
-    for node in tree.body:
+    for node in taken:
         if type(node).__name__ == "Import":
             modules.update({alias.asname: alias.name for alias in node.names if alias.asname})
             modules.update({alias.name: alias.name for alias in node.names if "." not in alias.name})
