@@ -125,9 +125,11 @@ def walk(node: Any) -> Iterator[Any]:
 
 def touches_surroundings(node: Any) -> bool:
     """Say whether a statement may change the environment, sys.path or the working directory."""
-    return any(
-        type(part).__name__ in ("Attribute", "Name") and name_in(part) in PLACES for part in walk(node)
-    )
+    for part in walk(node):
+        is_path = getattr(part, "attr", "") == "path" and name_in(part.value) == "sys"
+        if is_path or (type(part).__name__ in ("Attribute", "Name") and name_in(part) in PLACES):
+            return True
+    return False
 
 
 def name_in(node: Any) -> str:
