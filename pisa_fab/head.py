@@ -104,6 +104,7 @@ class Head:
         self.requests_at = float("-inf")  # when requests were looked for last
         self.requests = requests.Requests(run.layout)
         self.alone = False  # whether it was said that no host is left
+        self.notices = messages.Notices(view.say)
 
     # -- the loop ---------------------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class Head:
                 f"watch the other with: {as_typed('status')}",
             )
         elif op == "notice":
-            self.view.say(f"{name}: {message['text']}")
+            self.notices.pass_on(name, message)
         elif op != "bye":
             raise ValueError(f"the worker on {name} said {op!r}, which this head does not know")
 
@@ -383,8 +384,7 @@ class Head:
     def obey_signals(self) -> None:
         """Begin to stop when asked to."""
         if self.signals.interrupts and self.stop_reason != "interrupted":
-            text = "running jobs are ended, everything is kept; submit again to go on"
-            self.stop("interrupted", text)
+            self.stop("interrupted", "running jobs are ended, everything is kept; submit again to go on")
 
     def stop(self, reason: str, text: str) -> None:
         """Start nothing more and end what runs; everything is kept."""

@@ -6,17 +6,35 @@ Only text and numbers: nothing is sent here.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from pisa_fab.allowance import least_nice
 from pisa_fab.events import AttemptStarted, Ending, HostReady, Outcome, SecondStarted
 from pisa_fab.layout import attempt_names, job_names, mark_on_host, note_on_host, place_on_host
 from pisa_fab.link import Message, worker_digest
-from pisa_fab.model import Cluster, Host, job_name
+from pisa_fab.model import Batch, Cluster, Host, job_name
+from pisa_fab.parcel import template_parcel
 from pisa_fab.run import Run
 
 Start = AttemptStarted | SecondStarted  # what a worker is sent an order for
 
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+class Notices:
+    """Passes on to a person what workers say, and what holds for all hosts from the first one alone."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.said: set[str] = set()
+
+    def pass_on(self, host: str, message: Message) -> None:
+        """Tell what a worker's `notice` says, unless another one has told it."""
+        text = message["text"]
+        if text not in self.said:
+            self.say(f"{host}: {text}")
+        if message.get("once"):
+            self.said.add(text)
 
 
 def lease_grace(lease: float) -> float:
@@ -42,6 +60,7 @@ def setup(run: Run, host: Host, cluster: Cluster, bounds: Message) -> Message:
         "env": {"PISA_OUTPUT": str(batch.output), "PISA_HOST": host.name},
         "nice": least_nice(host, batch.limits.nice),
         "memory": batch.limits.memory,
+        "preload": preload_of(batch),
         "bounds": bounds,
         "note": note_on_host(run.secret, host.name),
         "title": f"pisa_fab: jobs for {batch.output.name}, see: pisa-fab here",
@@ -59,6 +78,13 @@ def setup(run: Run, host: Host, cluster: Cluster, bounds: Message) -> Message:
         "digest": worker_digest(),
         "epoch": run.epoch,
     }
+
+
+def preload_of(batch: Batch) -> Message | None:
+    """Give what a worker needs to make jobs from a template, None if it shall not."""
+    if not batch.preload:
+        return None
+    return {"modules": batch.preload, "parcel": template_parcel()}
 
 
 def order(run: Run, start: Start) -> Message:

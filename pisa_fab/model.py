@@ -157,6 +157,7 @@ class Batch:
             `{state}` in it; empty for none.
         expect: how long a job takes, as the jobs file says; None where it says nothing.
         deadline: when all jobs are to be done, None for no such time.
+        preload: modules that jobs need not import, each for itself; True for what the script imports.
     """
 
     source: Path
@@ -175,6 +176,7 @@ class Batch:
     notify: tuple[str, ...] = ()
     expect: Expectation | None = None
     deadline: Deadline | None = None
+    preload: bool | tuple[str, ...] = False
 
 
 class AtEdge(StrEnum):

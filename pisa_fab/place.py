@@ -115,6 +115,15 @@ class Wire:
             self.relay.close()
 
 
+def machine() -> str:
+    """Give what tells this machine from all others, "" if it has no such thing."""
+    try:
+        with open("/etc/machine-id", encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def line_of(message: dict[str, Any]) -> bytes:
     """Give a message as a line of the conversation."""
     return dumps(message) + b"\n"

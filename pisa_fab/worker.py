@@ -35,8 +35,8 @@ From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, at
 started; paused: [[job, attempt], ...]), also in `ready`, whenever that changes; `unusable` again when its
 user stops it at the PC; `ended` (job, attempt, outcome), again in every new conversation until it is
 acknowledged, and with others while no slot stands idle for want of orders; `published` (ids, with the next
-message); `ping` (at); `notice` (text for the person); `bye`, the last one. Nothing here ever blocks on the
-head: what it does not read is kept.
+message); `ping` (at); `notice` (text for the person; once: as true of other hosts); `bye`, the last one.
+Nothing here ever blocks on the head: what it does not read is kept.
 
 The lease. The worker says what its clock shows (`ping`), the head sends that number back. What counts is when
 the worker sent what was answered, so an answer that was delayed on its way renews nothing. When a lease has
@@ -58,16 +58,16 @@ such as a relay whose conversation was dropped, ends with UNKNOWN.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
 import time
 
 from pisa_fab.bounds import REQUEUE, Bounds, measures
-from pisa_fab.execution import Attempt, Turns, open_output, rename
+from pisa_fab.execution import Attempt, Turns, rename
+from pisa_fab.launcher import Launcher, RefusedError
 from pisa_fab.lease import Lease
-from pisa_fab.light import find_program, loads, signal
+from pisa_fab.light import loads, signal
 from pisa_fab.notes import Note, name_process, remove_notes, stop_order
 from pisa_fab.place import (
     MARKER,
@@ -84,11 +84,12 @@ from pisa_fab.place import (
     end_strays,
     hear,
     line_of,
+    machine,
     tell,
 )
+from pisa_fab.premises import inspect
 from pisa_fab.presence import Presence
 from pisa_fab.processes import (
-    MARK,
     adopt_orphans,
     children,
     clock,
@@ -99,6 +100,7 @@ from pisa_fab.processes import (
     send,
 )
 from pisa_fab.restraint import Confinement, stand_back, stray_sessions
+from pisa_fab.template import Template
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
@@ -119,32 +121,6 @@ LINGER = 0.1  # seconds for which the end of a job is no news that is worth a me
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
 SWEEP_BREAK = 0.05  # seconds between two of them while one job ends after the other
-# Signals that jobs find as any program does, whatever this one makes of them.
-DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MARK_BYTES = MARK.encode("ascii")
-# The host, not the job, is why a process was not started.
-REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
-REFUSALS |= {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
-# What numeric libraries ask for the size of their thread pools.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    "RAYON_NUM_THREADS",
-    "JULIA_NUM_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-    "LOKY_MAX_CPU_COUNT",
-)
-
-
-class RefusedError(Exception):
-    """The host cannot start anything at the moment; the message says why."""
 
 
 class Worker:
@@ -165,10 +141,8 @@ class Worker:
         self.reported: dict[tuple[int, int], Attempt] = {}  # by id, until the head has acknowledged it
         self.published: list[tuple[int, int]] = []  # not worth a message of its own
         self.unconfirmed: list[tuple[float, tuple[int, int]]] = []  # published, and when that was said
-        self.environment: dict[bytes, bytes] = {}  # as the system wants it, so that this is done once
-        self.null = os.open(os.devnull, os.O_RDONLY)
+        self.launcher = Launcher(setup)
         self.folders: dict[str, int] = {}
-        self.programs: dict[tuple[str, str], str] = {}  # (name, PATH) -> file
         self.setup: dict[str, Any] | None = None  # while it is being carried out
         self.set_up_at = 0.0  # when to try again
         self.set_up_until = 0.0  # when to give up
@@ -184,6 +158,7 @@ class Worker:
         self.complained = ""  # of the note, to the head
         self.nice = 0  # of its jobs, at least
         self.turns = Turns()
+        self.template: Template | None = None  # if jobs are to be made by one
         self.looked_at = self.look_at = 0.0
         self.regulated_at = 0.0
         self.regulated_slots = 0  # which held then
@@ -210,6 +185,7 @@ class Worker:
                 os.read(wake_read, 4096)
                 self.reap()
             self.converse(readable)
+            self.attend_template(readable)
             self.attend_door(readable)
             self.attend_set_up()
             self.enforce()
@@ -227,6 +203,7 @@ class Worker:
         readers: list[Any] = [wake]
         has_news = self.wire is not None and self.wire.outgoing and not self.lingers()
         writers = [self.wire.sink] if self.wire is not None and has_news else []
+        readers += self.template.readers() if self.template is not None else []
         if not self.leaving:
             if self.wire is not None:
                 readers.append(self.wire.source)
@@ -240,6 +217,7 @@ class Worker:
         due = [attempt.deadline() for attempt in self.running.values()]
         due.append(self.sweep_at if self.sweeps else None)
         due.append(self.linger_until if self.lingers() else None)
+        due.append(self.template.deadline() if self.template is not None else None)
         if not self.leaving:
             due.append(self.lease.ends_at)
             due.append(self.lease.next_ping if self.wire is not None and self.wire.is_set_up else None)
@@ -279,6 +257,9 @@ class Worker:
         if self.place is not None:
             self.place.close()
         self.give_back(len(self.queue), "the worker is leaving")
+        self.withdraw()
+        if self.template is not None:
+            self.template.end()
         for attempt in self.running.values():
             attempt.end("stopped", kill_at)
 
@@ -308,7 +289,7 @@ class Worker:
             hush()
         self.wire = None
         self.setup = None
-        if self.place is None or not (self.running or self.queue or self.reported):
+        if self.place is None or not (self.queue or self.unfinished() or self.reported):
             self.leave(clock() + self.grace)
 
     def handle(self, message: dict[str, Any]) -> None:
@@ -420,7 +401,7 @@ class Worker:
             return
         setup = self.setup
         try:
-            self.inspect(setup)
+            folders = inspect(setup)
         except UnusableError as error:
             self.set_up_at = now + VISIBLE_INTERVAL
             is_late = now >= self.set_up_until or self.lease.is_over(now)
@@ -429,44 +410,18 @@ class Worker:
                 self.leave(now + self.grace)
             return
         self.setup = None
+        folders, self.folders = self.folders, folders
+        for descriptor in folders.values():
+            os.close(descriptor)
         self.adjust(setup)
         self.look(now)
         self.regulate(now)
         if not self.leaving:
             self.announce()
 
-    def inspect(self, setup: dict[str, Any]) -> None:
-        """Raise UnusableError unless workdir, run directory and venv are what the head sees."""
-        folder = setup["workdir"]
-        try:
-            os.chdir(folder)
-        except OSError as error:
-            raise UnusableError(f"no such folder here: {folder} ({error.strerror})") from error
-        check_nonce(setup["nonce_file"], setup["nonce"])
-        self.open_folders(setup["folders"])
-        if setup["venv"] is not None:
-            python = os.path.join(setup["venv"], "bin", "python")
-            if not os.access(python, os.X_OK):
-                raise UnusableError("no such venv here: " + setup["venv"])
-
-    def open_folders(self, paths: dict[str, str]) -> None:
-        """Open the folders of outputs, once: whatever is mounted over them later, these are the ones."""
-        folders: dict[str, int] = {}
-        try:
-            for name, path in paths.items():
-                os.listdir(os.path.dirname(path))  # asks the server again
-                folders[name] = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            for descriptor in folders.values():
-                os.close(descriptor)
-            raise NotVisibleError(f"does not see the folder {path} ({error.strerror})") from error
-        folders, self.folders = self.folders, folders
-        for descriptor in folders.values():
-            os.close(descriptor)
-
     def adjust(self, setup: dict[str, Any]) -> None:
         """Take over what the head wants."""
-        if self.running or self.queue or self.reported:
+        if self.queue or self.unfinished() or self.reported:
             self.lease.resize(clock(), setup["lease"])
         else:
             self.lease = Lease(clock(), setup["lease"])  # no head relies on the end of what has not begun
@@ -476,9 +431,8 @@ class Worker:
         # while others need the rest, and behind their long turns it would be seconds late to let them stand.
         self.nice = max(os.getpriority(os.PRIO_PROCESS, 0), setup["nice"])
         stand_back(self.nice)
-        environment = environment_of_jobs(setup)
-        self.environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
-        self.programs = {}
+        self.launcher = Launcher(setup)
+        self.prepare_template(setup["preload"])
         self.take_bounds(setup["bounds"])
         self.confinement = None
         if setup["memory"] is not None:
@@ -487,11 +441,19 @@ class Worker:
             self.note = self.note or Note(setup["note"], setup["facts"])
             self.note.update(setup["facts"])
 
+    def prepare_template(self, order: dict[str, Any] | None) -> None:
+        """Have jobs made by a template, if they are to be; one that another head wanted is ended."""
+        waiting = [] if self.template is None else self.template.withdraw()
+        if self.template is not None:
+            self.template.end()
+        self.template = None if order is None else Template(order, self.mark)
+        self.queue = {**{attempt.id: attempt for attempt in waiting}, **self.queue}  # `regulate` fills slots
+
     def announce(self) -> None:
         """Tell the head what there is, and again what it has not acknowledged."""
         if self.wire is None:
             return
-        held = [*self.running.values(), *self.queue.values(), *self.reported.values()]
+        held = [*self.unfinished(), *self.queue.values(), *self.reported.values()]
         self.say(
             {
                 "op": "ready",
@@ -608,28 +570,23 @@ class Worker:
 
     def take(self, attempt: Attempt) -> None:
         """Take an order: start it, let it wait for a slot, or say that it cannot be begun."""
-        if attempt.id in self.reported or attempt.id in self.queue or self.is_running(attempt.id):
+        if attempt.id in self.reported or attempt.id in self.queue or self.is_begun(attempt.id):
             return  # said twice
-        if self.leaving or self.lease.is_over(clock()):
-            self.report(attempt, "refused", tail="not started: the worker is leaving")
-            return
-        assert self.presence is not None
-        if self.presence.busy or not self.bounds.at(clock())[0]:
-            self.report(attempt, "stopped", tail="not started: nothing may run here at the moment")
+        if not self.may_begin(attempt):
             return
         self.queue[attempt.id] = attempt
         self.fill()
 
-    def is_running(self, id: tuple[int, int]) -> bool:
-        """Say whether an attempt runs here."""
-        return any(attempt.id == id for attempt in self.running.values())
+    def is_begun(self, id: tuple[int, int]) -> bool:
+        """Say whether an attempt runs here, or is being made."""
+        return any(attempt.id == id for attempt in self.unfinished())
 
     def fill(self) -> None:
         """Start what waits, as long as there is a slot for it."""
         if not self.queue or self.leaving:
             return
         slots, nice = self.bounds.at(clock())
-        while self.queue and len(self.running) < slots:
+        while self.queue and len(self.unfinished()) < slots:
             self.start(self.queue.pop(next(iter(self.queue))), max(nice, self.nice))
 
     def give_back(self, most: int, why: str) -> None:
@@ -644,83 +601,77 @@ class Worker:
         attempt.began = clock()
         complaint = f"cannot start {attempt.argv[0]}: "
         try:
-            attempt.pid = self.execute(attempt)
+            attempt.pid = self.launcher.start(attempt, self.folders["attempts"], self.template)
         except RefusedError as error:
             self.refuse(attempt, complaint + str(error))
         except OSError as error:
-            if error.errno in REFUSALS:
-                self.refuse(attempt, complaint + str(error.strerror))
-            else:
-                self.report(attempt, "not started", tail=complaint + str(error.strerror))
+            self.report(attempt, "not started", tail=complaint + str(error.strerror))
         except ValueError as error:
             self.report(attempt, "not started", tail=complaint + str(error))
         else:
-            self.running[attempt.pid] = attempt
-            self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
-            if self.confinement is not None:
-                self.confinement.confine(attempt.pid)
-            self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
+            if attempt.pid:
+                self.take_charge(attempt, nice)
+
+    def may_begin(self, attempt: Attempt) -> bool:
+        """Say whether an attempt may begin now; report that it may not."""
+        if self.leaving or self.lease.is_over(clock()):
+            self.report(attempt, "refused", tail="not started: the worker is leaving")
+            return False
+        assert self.presence is not None
+        if self.presence.busy or not self.bounds.at(clock())[0]:
+            self.report(attempt, "stopped", tail="not started: nothing may run here at the moment")
+            return False
+        return True
+
+    def take_charge(self, attempt: Attempt, nice: int) -> None:
+        """Hold the process of an attempt to what jobs are held to."""
+        self.running[attempt.pid] = attempt
+        self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
+        if self.confinement is not None:
+            self.confinement.confine(attempt.pid)
+        self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
+
+    def unfinished(self) -> list[Attempt]:
+        """Give the attempts that run, and those that a template is to make."""
+        running = list(self.running.values())
+        if self.template is None:
+            return running
+        return running + [request.attempt for request in self.template.waiting.values()]
+
+    def attend_template(self, readable: list[Any]) -> None:
+        """Take charge of what the template has made; start plainly what it cannot make."""
+        if self.template is None:
+            return
+        self.template.folder = self.folders.get("attempts", -1)
+        for attempt, pid in self.template.attend(readable):
+            attempt.pid, attempt.began = pid, clock()
+            nice = max(self.bounds.at(attempt.began)[1], self.nice)
+            if self.may_begin(attempt) and pid:
+                self.take_charge(attempt, nice)
+                self.template.let_go(attempt)
+            elif pid:
+                self.template.drop(attempt)
+            elif attempt.id not in self.reported:
+                self.start(attempt, nice)
+        while self.template.news:
+            self.say({"op": "notice", "text": self.template.news.pop(0), "once": True})
+        self.fill()
+
+    def withdraw(self, ids: list[list[int]] | None = None) -> None:
+        """Report these attempts, or all, as stopped that a template was to make."""
+        for attempt in self.template.withdraw(ids) if self.template is not None else []:
+            self.report(attempt, "stopped", tail="not started: it was stopped before")
 
     def refuse(self, attempt: Attempt, why: str) -> None:
         """Report that nothing can be started here at the moment, and give back what waits."""
         self.report(attempt, "refused", tail=why)
         self.give_back(len(self.queue), "nothing can be started here at the moment")
 
-    def execute(self, attempt: Attempt) -> int:
-        """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""
-        files: list[int] = []
-        folder = self.folders["attempts"]
-        try:
-            try:
-                for name in (attempt.out, attempt.err):
-                    files.append(open_output(name, folder))
-            except OSError as error:
-                raise RefusedError(f"its output files cannot be made: {error.strerror}") from error
-            return self.spawn(attempt, *files)
-        finally:
-            for file in files:
-                os.close(file)
-
-    def spawn(self, attempt: Attempt, out: int, err: int) -> int:
-        """Start the process in a group of its own and give its pid.
-
-        Not in a session: what Linux calls an autogroup is made for each, with a full share of the processor.
-        """
-        environment = self.environment.copy()
-        for name, value in attempt.env.items():
-            environment[os.fsencode(name)] = os.fsencode(value)
-        environment[MARK_BYTES] = attempt.mark.encode("ascii")
-        program = attempt.argv[0]
-        if os.sep not in program:
-            program = self.find(program, os.fsdecode(environment.get(b"PATH", os.defpath)))
-        return os.posix_spawn(
-            program,
-            attempt.argv,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, self.null, 0),
-                (os.POSIX_SPAWN_DUP2, out, 1),
-                (os.POSIX_SPAWN_DUP2, err, 2),
-            ],
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=DEFAULTED,
-        )
-
-    def find(self, program: str, search: str) -> str:
-        """Give the file of a program without a slash, looked up in PATH."""
-        key = (program, search)
-        if key not in self.programs:
-            found = find_program(program, search)
-            if found is None:
-                raise FileNotFoundError(errno.ENOENT, "no such program in PATH")
-            self.programs[key] = found
-        return self.programs[key]
-
     def stop(self, ids: list[list[int]] | None) -> None:
         """End these attempts, or all."""
         for id in [id for id in self.queue if ids is None or list(id) in ids]:
             self.report(self.queue.pop(id), "stopped", tail="not started: it was to be stopped")
+        self.withdraw(ids)
         for attempt in self.running.values():
             if ids is None or list(attempt.id) in ids:
                 attempt.end("stopped", clock() + self.grace)
@@ -743,6 +694,8 @@ class Worker:
             if attempt is not None:
                 self.fill()
                 self.conclude(attempt, status, usage)
+            elif self.template is not None:
+                self.template.ended(ended.si_pid)
 
     def sweep_soon(self) -> None:
         """Sweep now, or in a moment where jobs end so fast that it would have to be done all the time."""
@@ -773,6 +726,7 @@ class Worker:
             self.has_unmarked = False
             return []
         wanted = {attempt.mark for attempt in self.running.values()}
+        wanted |= self.template.marks() if self.template is not None else set()
         marks = {pid: mark_of(pid) for pid in others}
         self.has_unmarked = not all(marks.values())
         left = [pid for pid in others if marks[pid] not in wanted and (marks[pid] or not self.running)]
@@ -844,52 +798,11 @@ class Worker:
                 self.published.append((job, number))
 
 
-def check_nonce(path: str, nonce: str) -> None:
-    """Raise NotVisibleError unless the file is there that proves that this host sees the run directory.
-
-    A network file system may show a new file only after seconds, and `open` may say that it is not there when
-    a listing of its folder, which asks the server again, already has it.
-    """
-    problem = "another folder of that name"
-    try:
-        os.listdir(os.path.dirname(path))
-        with open(path, encoding="ascii", errors="replace") as file:
-            if file.read() == nonce:
-                return
-    except OSError as error:
-        problem = str(error.strerror)
-    folder = os.path.dirname(os.path.dirname(path))
-    raise NotVisibleError(f"does not see the run directory {folder} ({problem})")
-
-
-def environment_of_jobs(setup: dict[str, Any]) -> dict[str, str]:
-    """Give what every job's environment has before its own variables are added."""
-    environment = dict(os.environ)
-    if setup["venv"] is not None:
-        environment["VIRTUAL_ENV"] = setup["venv"]
-        search = environment.get("PATH", os.defpath)
-        environment["PATH"] = os.path.join(setup["venv"], "bin") + os.pathsep + search
-        environment.pop("PYTHONHOME", None)
-    for name in THREAD_VARIABLES:
-        environment[name] = str(setup["threads"])
-    environment.update(setup["env"])
-    return environment
-
-
 def hush() -> None:
     """Give up standard error: sshd keeps a connection open for as long as anybody has it."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 2)
     os.close(null)
-
-
-def machine() -> str:
-    """Give what tells this machine from all others, "" if it has no such thing."""
-    try:
-        with open("/etc/machine-id", encoding="ascii", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 # -- the processes -------------------------------------------------------------------------------------------
@@ -899,9 +812,8 @@ def main(token: str) -> int:
     """Say where the conversation begins, and be guardian, worker or relay; give the exit status."""
     # Taken off the standard streams, so that nothing else can write into it.
     source, sink = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.write(sink, f"{MARKER} {token}\n".encode("ascii"))
     data = b""
     while b"\n" not in data:

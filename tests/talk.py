@@ -138,6 +138,7 @@ class Talk:
             "lease_grace": GRACE,
             "grace": GRACE,
             "memory": None,
+            "preload": None,
             "note": None,
             "facts": {},
             "title": "pisa_fab: jobs for a test",

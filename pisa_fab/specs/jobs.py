@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pisa_fab.errors import SpecError
 from pisa_fab.layout import Layout
@@ -40,6 +41,7 @@ from pisa_fab.specs.values import ValueReader
 from pisa_fab.sweep import Plan, names_in
 
 _MAX_JOBS = 1_000_000
+_MODULE = r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"  # of keywords an editor need not know
 _LEAST_MEMORY = 1 << 20  # less is a number without its unit
 
 
@@ -73,6 +75,18 @@ def _result_format(value: Any) -> ResultFormat:
     if not pattern.groupindex:
         raise FieldError("has a regex without a named group", "a column is (?P<name>...)")
     return ResultFormat("regex", value["regex"])
+
+
+def _preload(value: Any) -> bool | tuple[str, ...]:
+    if value in ("true", "false"):
+        return bool(value == "true")
+    if not isinstance(value, list) or not value:
+        raise FieldError(f"must be true or a list of modules, not {shown(value)}", "write [numpy], or true")
+    for name in value:
+        parts = name.split(".") if isinstance(name, str) else [""]
+        if not all(part.isidentifier() and not iskeyword(part) for part in parts):
+            raise FieldError(f"has {shown(name)}, which is no name of a module", "write [numpy, scipy.stats]")
+    return tuple(value)
 
 
 class JobsFile(BaseModel):
@@ -138,6 +152,21 @@ class JobsFile(BaseModel):
         None,
         description='When all is to be done: "2026-12-01 07:00", or "07:00" for the next time that it is.',
     )
+    preload: Annotated[
+        bool | tuple[str, ...],
+        BeforeValidator(_preload),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": [True, False, "true", "false"]},
+                    {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": _MODULE}},
+                ]
+            }
+        ),
+    ] = Field(
+        False,
+        description="Modules that each host imports once for all its jobs: a list, or true for the script's.",
+    )
     results: Annotated[ResultFormat, BeforeValidator(_result_format)] | None = Field(
         None, description="How collect reads what jobs print: json, csv or {regex: '(?P<name>...)'}."
     )
@@ -181,6 +210,7 @@ def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
         notify=tuple(spec.notify),
         expect=expect,
         deadline=spec.deadline,
+        preload=spec.preload,
     )
 
 
@@ -191,6 +221,9 @@ def _one_program(document: Document, spec: JobsFile) -> None:
     if spec.script is not None and spec.command is not None:
         second = max("script", "command", key=lambda key: document.locate((key,), True))
         raise document.wrong((second,), "script and command cannot both be given", "remove one", key=True)
+    if spec.preload and spec.script is None:
+        problem = "preload is for a script, and this batch has a command"
+        raise document.wrong(("preload",), problem, "remove it, or write script: my_script.py", key=True)
 
 
 class _Paths:

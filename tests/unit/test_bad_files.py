@@ -104,6 +104,21 @@ KEYS = [
     jobs(
         "deadline: soon", "3:11", '"deadline" must be a date and a time, or a time, not', "2026-12-01 07:00"
     ),
+    jobs(
+        "preload: numpy", "3:10", '"preload" must be true or a list of modules, not', "write [numpy], or true"
+    ),
+    jobs("preload: []", "3:10", '"preload" must be true or a list of modules'),
+    jobs(
+        "preload: [numpy, a-b]", "3:10", '"preload" has "a-b", which is no name of a module', "[numpy, scipy"
+    ),
+    jobs("preload: [a.class]", "3:10", '"preload" has "a.class", which is no name of a module'),
+    jobs("preload: [{a: b}]", "3:10", '"preload" has'),
+    whole(
+        "output: run\ncommand: [ls]\npreload: true\n",
+        "3:1",
+        "preload is for a script, and this batch has a command",
+        "remove it",
+    ),
     jobs("deadline: 2026-12-01", "3:11", '"deadline" must be a date and a time', "the next time"),
     jobs("deadline: [7, 30]", "3:11", '"deadline" must be a date and a time, or a time, not a list'),
     jobs("deadline: 2027-02-29 07:00", "3:11", '"deadline" has a day that no calendar has: 2027-02-29'),

@@ -15,6 +15,7 @@ import pytest
 
 import pisa_fab
 from pisa_fab.link import BAGGAGE
+from pisa_fab.parcel import PROGRAM
 
 ROOT = Path(pisa_fab.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -61,8 +62,8 @@ PURE = {
     "why",
 }
 
-# What the head sends to the hosts: the worker, and what it imports.
-TRAVELS = {*BAGGAGE, "worker"}
+# What the head sends to the hosts: the worker, and what it imports; the program of a template.
+TRAVELS = {*BAGGAGE, "worker", *PROGRAM}
 
 EFFECTS = {
     "asyncio",

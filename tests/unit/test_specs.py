@@ -94,15 +94,23 @@ def test_every_key_arrives(folder: Path) -> None:
     loaded = batch(
         folder,
         "timeout: 1.5h\nretries: 2\nmax_losses: 5\nthreads: 4\nnice: 7\nmemory: 1.5G\ncluster: pool.yaml\n"
-        "results: {regex: 'E=(?P<E>.*)'}\nassignments: table.csv\nenv: {MODE: fast}\n",
+        "results: {regex: 'E=(?P<E>.*)'}\nassignments: table.csv\nenv: {MODE: fast}\n"
+        "preload: [numpy, scipy.stats]\n",
     )
     assert loaded.limits == Limits(timeout=5400.0, threads=4, nice=7, memory=3 << 29)
     assert (loaded.retries, loaded.max_losses) == (2, 5)
     assert loaded.results == ResultFormat("regex", "E=(?P<E>.*)")
     assert loaded.cluster == folder / "pool.yaml"
+    assert loaded.preload == ("numpy", "scipy.stats")
     assert loaded.assignments == folder / "table.csv"
     assert loaded.plan.job(0, 0).env == {"MODE": "fast"}
     assert loaded.plan.job(0, 0).argv == ("python3", "fib.py")
+
+
+@pytest.mark.parametrize(("text", "preload"), [("true", True), ("false", False), ("[json]", ("json",))])
+def test_preloading_is_switched_on_and_off(folder: Path, text: str, preload: object) -> None:
+    assert batch(folder, "").preload is False
+    assert batch(folder, f"preload: {text}").preload == preload
 
 
 @pytest.mark.parametrize("kind", ["json", "csv"])
