@@ -193,7 +193,7 @@ class Keeper:
 
         And when a run is over, if the journal is long. The file is written on a thread; `close` waits for it.
         """
-        size, closed = journal.size, history.closed is not None
+        size, closed = journal.size, history.over
         if size < LEAST or size == self.offset or not self._program:
             return
         if not closed and size - self.offset < max(LEAST, self.offset // GROWTH):
