@@ -70,6 +70,7 @@ _PLAIN = {
     ("collections", "deque"),
 }
 _MARK = 32
+_NEW = ".new"  # at the end of the name of one that is being written
 # What stands before the state: program, hash of the journal, its length, lines, number and time; seconds that
 # the clock of the scheduler was behind Unix time.
 _FACTS = struct.Struct("<16s16sQQQqd")
@@ -188,13 +189,16 @@ class Keeper:
         self._secret = secret.encode()
         self._program = program()  # of now: somebody may install another while the run goes on
         self._writer: Thread | None = None
+        with contextlib.suppress(OSError):
+            for path in layout.private.glob(f"{layout.checkpoint.name}.*{_NEW}"):
+                path.unlink()  # of a head that was killed while it wrote
 
     def look(self, history: History, journal: Journal) -> None:
         """Write one if it is time to: the journal, of which all is on the disk, is long and has grown much.
 
         And when a run is over, if the journal is long. The file is written on a thread; `close` waits for it.
         """
-        size, closed = journal.size, history.closed is not None
+        size, closed = journal.size, history.over
         if size < LEAST or size == self.offset or not self._program:
             return
         if not closed and size - self.offset < max(LEAST, self.offset // GROWTH):
@@ -215,7 +219,7 @@ class Keeper:
 
     def _write(self, data: bytes) -> None:
         path = self._layout.checkpoint
-        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_NEW}")
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:

@@ -319,6 +319,11 @@ class History:
         return self.records.numbers()
 
     @property
+    def over(self) -> bool:
+        """Whether nothing has happened since the last run was closed."""
+        return self.closed is not None and self.last_at == self.closed_at
+
+    @property
     def failed(self) -> int:
         """How many of the batch's jobs have ended without success."""
         counts = self.scheduler.counts()

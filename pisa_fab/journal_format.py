@@ -220,9 +220,15 @@ def decode(text: str) -> tuple[float, Event] | None:
     Raises ValueError for what is no line of a journal, RunError for a journal of a format that is too new.
     """
     if (found := _USUAL.fullmatch(text)) is not None:
-        event = _read_usual(*found.groups()[1:])
-        if event is not None:
-            return float(found[1]), event
+        moment, kind, job, attempt, host, success, seconds, user, system, memory, waited = found.groups()
+        if success is None and kind == "started":
+            return float(moment), AttemptStarted(int(job), int(attempt), intern(host))
+        if success is not None and kind == "ended":
+            times = (float(seconds or 0.0), float(user or 0.0), float(system or 0.0))
+            outcome = Outcome(
+                Ending.EXITED, 0, None, *times, int(memory or 0), "", 0.0, 0, float(waited or 0.0)
+            )
+            return float(moment), AttemptEnded(int(job), int(attempt), intern(host), outcome)
     try:
         line = json.loads(text)
         moment, kind = float(line["t"]), line["e"]
@@ -252,28 +258,6 @@ def _number(line: Line, name: str) -> int:
 def _text(line: Line, name: str) -> str:
     """Give a text; the same text is the same object, because a few host names stand in a million lines."""
     return intern(line[name])
-
-
-def _read_usual(
-    kind: str,
-    job: str,
-    attempt: str,
-    host: str,
-    success: str | None,
-    seconds: str | None,
-    user: str | None,
-    system: str | None,
-    memory: str | None,
-    waited: str | None,
-) -> Event | None:
-    """Read the parts of one of the commonest lines; None if one has what belongs to the other."""
-    if success is None:
-        return AttemptStarted(int(job), int(attempt), intern(host)) if kind == "started" else None
-    if kind == "started":
-        return None
-    times = (float(seconds or 0.0), float(user or 0.0), float(system or 0.0))
-    outcome = Outcome(Ending.EXITED, 0, None, *times, int(memory or 0), waited=float(waited or 0.0))
-    return AttemptEnded(int(job), int(attempt), intern(host), outcome)
 
 
 def _read_started(line: Line) -> Event:

@@ -110,7 +110,7 @@ def launch(
             f"{batch.output.name}: {unfinished} of {plural(len(scheduler.jobs), 'job')} to run, "
             f"{slots_of(cluster)} on {where or plural(len(cluster.hosts), 'host')}"
         )
-        prospects = Prospects(history, batch, cluster, zone, time.time())
+        prospects = Prospects(history, batch, cluster, zone, time.time(), run.numbering)
         prospects.begin(time.time(), view.say)
         at_work()
         with view:

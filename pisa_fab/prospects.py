@@ -13,7 +13,7 @@ from datetime import tzinfo
 from pisa_fab import outlook
 from pisa_fab.allowance import HORIZON
 from pisa_fab.events import JobState
-from pisa_fab.forecast import ENOUGH_TO_CORRECT, Work
+from pisa_fab.forecast import ENOUGH_TO_CORRECT, Arguments, Work
 from pisa_fab.history import History
 from pisa_fab.model import AtEdge, Batch, Cluster, Host
 from pisa_fab.numbering import Numbering
@@ -52,8 +52,17 @@ def judge(work: Work, deadline: float, hosts: Sequence[Host], time: float) -> ou
 class Prospects:
     """The prospects of one run."""
 
-    def __init__(self, history: History, batch: Batch, cluster: Cluster, zone: tzinfo, time: float) -> None:
+    def __init__(
+        self,
+        history: History,
+        batch: Batch,
+        cluster: Cluster,
+        zone: tzinfo,
+        time: float,
+        numbering: Numbering | None = None,
+    ) -> None:
         self.history = history
+        self.numbering = numbering
         self.batch = batch
         self.zone = zone
         self.hosts: Sequence[Host] = cluster.hosts
@@ -74,7 +83,7 @@ class Prospects:
             self._known_version = forecast.version
             self._known.clear()
         if job not in self._known:
-            found = forecast.expect(self.history.records[job].arguments)
+            found = forecast.expect(self.arguments(job))
             self._known[job] = found.at_most if found else None
         return self._known[job]
 
@@ -84,6 +93,12 @@ class Prospects:
             return None
         known = [self.at_most(job), self.history.order.last.of(job)]
         return max((seconds for seconds in known if seconds is not None), default=None)
+
+    def arguments(self, job: int) -> Arguments:
+        """Give a job's arguments: from the plan where that has it, for that is fast wherever it stands."""
+        if self.numbering is not None and job in self.numbering:
+            return self.batch.plan.job(self.numbering.index(job), job).arguments
+        return self.history.records[job].arguments
 
     def begin(self, time: float, say: Callable[[str], None]) -> None:
         """Say what is already known not to work out."""
@@ -113,9 +128,9 @@ class Prospects:
         history = self.history
         scheduler = history.scheduler
         waiting = array("Q", scheduler.jobs_in(JobState.WAITING))
-        todo = history.forecast.total(waiting, lambda job: history.records[job].arguments)
+        todo = history.forecast.total(waiting, self.arguments)
         left = [
-            history.forecast.left(history.records[job].arguments, time - (history.started_at(job) or time))
+            history.forecast.left(self.arguments(job), time - (history.started_at(job) or time))
             for job in scheduler.running
         ]
         known = [seconds for seconds in left if seconds is not None]

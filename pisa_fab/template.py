@@ -355,6 +355,8 @@ class Template:
 
     def order(self, request: Request, now: float) -> bool:
         """Ask for one job; False if that has to wait."""
+        import tempfile  # as in `start`
+
         changes = self.changes_for(request)
         if changes is None:
             self.give_back(request)

@@ -472,6 +472,14 @@ def test_another_journal_is_not_taken_for_this_one(layout: Layout) -> None:
     assert answers(history) == answers(replayed(layout))
 
 
+def test_what_a_head_left_that_was_killed_while_it_wrote_is_removed(layout: Layout) -> None:
+    torn = layout.checkpoint.with_name(f"{layout.checkpoint.name}.0123456789abcdef.new")
+    torn.write_bytes(b"half")
+    lived(layout, 28)
+    assert not torn.exists()
+    assert spared(layout)
+
+
 def test_where_there_is_no_room_the_run_goes_on(layout: Layout) -> None:
     layout.checkpoint.mkdir()
     (layout.checkpoint / "in the way").touch()

@@ -17,7 +17,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -53,7 +54,7 @@ from pisa_fab.events import (
 )
 from pisa_fab.history import History
 from pisa_fab.journal import Journal, read
-from pisa_fab.journal_format import FORMAT, decode, encode
+from pisa_fab.journal_format import FORMAT, _put_outcome, decode, encode
 from pisa_fab.model import Policy
 
 JOURNALS = Path(__file__).parent / "journals"
@@ -127,6 +128,62 @@ def test_an_event_comes_back_as_it_was(moment: float, event: Event) -> None:
     assert decode(line) == (moment, event)
 
 
+USUAL = st.builds(
+    Outcome,
+    ending=st.just(Ending.EXITED),
+    exit_code=st.just(0),
+    seconds=SECONDS,
+    user=SECONDS,
+    system=SECONDS,
+    memory=NUMBER,
+)
+
+
+@given(TIMES, NUMBER, NUMBER, TEXT, USUAL | OUTCOME)
+def test_lines_that_are_made_by_hand_are_those_of_json(
+    moment: float, job: int, attempt: int, host: str, outcome: Outcome
+) -> None:
+    started, ended = AttemptStarted(job, attempt, host), AttemptEnded(job, attempt, host, outcome)
+    line = {"t": moment, "e": "started", "job": job, "attempt": attempt, "host": host}
+    assert encode(moment, started) == json.dumps(line)
+    line["e"] = "ended"
+    _put_outcome(line, outcome)
+    assert encode(moment, ended) == json.dumps(line)
+    for event in (started, ended):
+        text = encode(moment, event)
+        assert decode(text) == decode(f"{text}\n") == (moment, event)
+        assert decode(json.dumps(json.loads(text), separators=(",", ":"))) == (moment, event)
+        assert repr(decode(text)) == repr((moment, event))  # numbers of the same kind, too
+
+
+@pytest.mark.parametrize("outcome", ["seconds", "user", "system"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, -0.0, 1e300, 5e-324, 3, True])
+def test_times_that_no_worker_says_are_written_as_json(outcome: str, value: float) -> None:
+    event = AttemptEnded(1, 1, "a", replace(Outcome(Ending.EXITED, 0), **{outcome: value}))
+    line = {"t": 1.0, "e": "ended", "job": 1, "attempt": 1, "host": "a"}
+    _put_outcome(line, event.outcome)
+    assert encode(1.0, event) == json.dumps(line)
+    assert repr(decode(encode(1.0, event))) == repr((1.0, event)) or not value
+
+
+def test_a_line_that_is_neither_of_the_commonest_is_no_such_line() -> None:
+    ending = ', "ending": "exited", "exit_code": 0'
+    attempt = '"job": 1, "attempt": 1, "host": "a"'
+    found = decode(f'{{"t": 1.0, "e": "started", {attempt}{ending}}}')
+    assert found == (1.0, AttemptStarted(1, 1, "a"))  # what is not known is skipped
+    for spoilt in (
+        f'{{"t": 1.0, "e": "ended", {attempt}}}',
+        f'{{"t": 1.0, "e": "ended", {attempt}{ending}',
+        f'{{"t": 01.0, "e": "started", {attempt}}}',
+        '{"t": 1.0, "e": "started", "job": 01, "attempt": 1, "host": "a"}',
+        '{"t": 1.0, "e": "started", "job": -1, "attempt": 1, "host": "a"}',
+        '{"t": 1.0, "e": "started", "job": 1, "attempt": 1, "host": "a\nb"}',
+        '{"t": 1.0, "e": "started", "job": 1, "attempt": 1, "host": "a\\"}',
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            decode(spoilt)
+
+
 def test_every_kind_of_event_is_in_the_test_above() -> None:
     assert KINDS.keys() == set(get_args(Event))
 
@@ -156,13 +213,14 @@ def test_a_line_reads_as_the_documentation_says() -> None:
     [
         (range(1_000_000), "0-999999"),
         ((*range(41), 45), "0-40,45"),
+        ((*range(20_000), 30_000), "0-19999,30000"),
         ([3], "3"),
         ((), ""),
         ((1, 3, 5, 6), "1,3,5-6"),
         (range(0, 6, 2), "0,2,4"),
     ],
 )
-def test_job_numbers_are_written_as_ranges(jobs: tuple[int, ...], text: str) -> None:
+def test_job_numbers_are_written_as_ranges(jobs: Sequence[int], text: str) -> None:
     line = encode(0.0, JobsReopened(jobs))
     assert json.loads(line)["jobs"] == text
     found = decode(line)
@@ -170,6 +228,7 @@ def test_job_numbers_are_written_as_ranges(jobs: tuple[int, ...], text: str) -> 
     moment, event = found
     assert isinstance(event, JobsReopened)
     assert (moment, list(event.jobs)) == (0.0, list(jobs))
+    assert isinstance(event.jobs, tuple) == (len(jobs) < 10_000)  # many are kept in few bytes
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ from pisa_fab.events import (
 from pisa_fab.history import History
 from pisa_fab.journal_format import decode, encode
 from pisa_fab.layout import Layout
-from pisa_fab.model import Policy
+from pisa_fab.model import Cluster, Host, Policy
 from pisa_fab.progress import alike, brief, failures
+from pisa_fab.prospects import Prospects
 from pisa_fab.records import PackedRecords
 from pisa_fab.run import RECORDS_A_LINE, Run, Wish, open_run
 from pisa_fab.specs import load_batch
@@ -163,3 +165,26 @@ def test_a_long_start_shows_that_its_head_lives(tmp_path: Path, monkeypatch: pyt
     with open_run(batch, waiting=print) as run:
         assert [record.key for record in run.history.records.values()] == list(batch.plan.keys())
         assert run.numbering.numbers == range(95)
+
+
+def test_expectations_of_jobs_all_over_a_batch_unpack_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs.yaml").write_text(
+        "command: ['true', '{n}']\noutput: run\nsweep:\n  n: {from: 1, to: 95}\n"
+    )
+    batch = load_batch(tmp_path / "jobs.yaml")
+    unpacked: list[PackedRecords] = []
+    raw = PackedRecords.raw
+    monkeypatch.setattr(PackedRecords, "raw", lambda packed: unpacked.append(packed) or raw(packed))
+    with open_run(batch, waiting=print) as run:
+        run.begin(Policy(), 0.0, Wish())
+        cluster = Cluster((Host("pc01"),))
+        prospects = Prospects(run.history, batch, cluster, UTC, 0.0, run.numbering)
+        run.history.forecast.given = lambda arguments: float(arguments["n"] or 0)
+        assert [prospects.at_most(job) for job in range(95)] == [float(n) for n in range(1, 96)]
+        assert prospects.work(0.0) is not None
+        assert unpacked == []
+        without = Prospects(run.history, batch, cluster, UTC, 0.0)
+        assert [without.at_most(job) for job in range(95)] == [float(n) for n in range(1, 96)]
+        assert unpacked != []
