@@ -1,8 +1,9 @@
 """What somebody else's programs lose while jobs run on all cores of their PC.
 
 Foreign programs run here, each in a session of its own with nothing changed about it, as what a person
-starts at the PC does. They are measured alone and while a batch runs on a host with as many slots as there
-are cores, by turns.
+starts at the PC does. They are measured beside a batch on a host with as many slots as there are cores, and
+alone, which is while the batch's jobs are made to stand still: by turns of about a second, because a virtual
+machine may be slower from one minute to the next than what is to be found.
 
 As a program of its own, this file is the foreign program: `spin` does a fixed piece of work and prints the
 seconds that took, and how much of that it waited for a core, in percent; `wake` sleeps again and again and
@@ -28,14 +29,15 @@ if __name__ != "__main__":  # a foreign program starts with nothing but Python
     from programs import Project
     from timing import BrokenRunError
 
-ROUNDS = 5  # at least; each has the foreign programs alone and beside the jobs
-STEPS = 20_000_000  # of a foreign program's work, one or two seconds
+ROUNDS = 5  # at least
+PAIRS = 6  # of turns in a round, alone and beside the jobs
+STEPS = 8_000_000  # of a foreign program's work, about half a second
 WAKES = 200
 WAKE_INTERVAL = 0.01  # seconds
 SETTLING = 1.0  # seconds that the jobs run before anything is measured
 JOB = """\
-import pathlib, sys
-pathlib.Path(sys.argv[1]).touch()
+import os, pathlib, sys
+pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()}\\n")
 while True:
     pass
 """
@@ -87,7 +89,23 @@ class ForeignScene:
         if head.poll() is not None:
             said = (self.folder / f"burning-{self.runs}.log").read_text("utf-8", "replace").splitlines()
             raise BrokenRunError("\n  ".join(["the jobs do not start", *said[-5:]]))
-        return len(list(self.folder.glob("mark-*"))) == self.cores
+        return len(self._pids()) == self.cores
+
+    def _pids(self) -> list[int]:
+        texts = [mark.read_text() for mark in self.folder.glob("mark-*")]
+        return [int(text) for text in texts if text.endswith("\n")]
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Have the jobs stand still meanwhile."""
+        pids = self._pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def spin(self, programs: int) -> tuple[float, float]:
         """Have so many foreign programs work at once.
@@ -137,15 +155,24 @@ def foreign(ground: Ground) -> None:
     ]
     for number in range(max(ground.repeat, ROUNDS)):
         ground.say(f"foreign: round {number + 1}")
-        for count in counts:
-            alone[count].add(scene.spin(count)[0])
-        _note_wakes(wakes[:2], scene)
         with scene.jobs():
             for count in counts:
-                seconds, waited = scene.spin(count)
-                beside[count].add(seconds)
-                waits[count].add(waited)
+                for pair in range(PAIRS):
+                    for is_alone in (True, False) if pair % 2 else (False, True):
+                        _note_spin(scene, count, alone[count] if is_alone else beside[count], waits[count])
+            with scene.standing_still():
+                _note_wakes(wakes[:2], scene)
             _note_wakes(wakes[2:], scene)
+
+
+def _note_spin(scene: ForeignScene, count: int, line: Line, waits: Line) -> None:
+    if line.floor is None:
+        with scene.standing_still():
+            line.add(scene.spin(count)[0])
+        return
+    seconds, waited = scene.spin(count)
+    line.add(seconds)
+    waits.add(waited)
 
 
 def _note_wakes(lines: Sequence[Line], scene: ForeignScene) -> None:

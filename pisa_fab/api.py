@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from pisa_fab.errors import UsageError
-from pisa_fab.events import JobState
 from pisa_fab.layout import Layout
-from pisa_fab.model import MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host, Job, job_name
+from pisa_fab.model import MIN_FREE_MEMORY, MIN_FREE_SPACE, Cluster, Host, Job, JobState, job_name
 from pisa_fab.model import Batch as BatchSpec
 from pisa_fab.numbering import Numbering
 
 if TYPE_CHECKING:
     import pandas
 
-    from pisa_fab.history import History, JobResult
+    from pisa_fab.endings import JobResult
+    from pisa_fab.events import JobRecord
+    from pisa_fab.history import History
     from pisa_fab.launch import Ended
     from pisa_fab.pool import Access, LinkGroup
     from pisa_fab.progress import PlainView
@@ -87,7 +88,13 @@ class Batch:
 
     def __iter__(self) -> Iterator[Job]:
         """Give every job with its number, as `dryrun` shows them. Raises RunError for a damaged journal."""
-        return self.look()[1].jobs(self.spec.plan)
+        return self.known()[1].jobs(self.spec.plan)
+
+    def known(self) -> tuple[Mapping[int, JobRecord], Numbering]:
+        """Give what the journal says its jobs are, and the number of every job. Raises RunError."""
+        from pisa_fab.known_jobs import numbered
+
+        return numbered(self.spec)
 
     def look(self) -> tuple[History, Numbering]:
         """Give what the journal amounts to now, and the number of every job. Raises RunError."""
@@ -273,7 +280,7 @@ class Pool:
             return LinkGroup.on_this_machine(hosts[0].name)
 
         if isinstance(only, str):
-            only = batch.look()[1].chosen(only)
+            only = batch.known()[1].chosen(only)
         wanted = None if only is None else tuple(sorted(set(only)))
         source = self.cluster.source
         return launch(
@@ -414,25 +421,9 @@ class Results(Sequence[Result]):
 
         Raises UsageError where pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UsageError("a data frame needs pandas", "pip install 'pisa-fab[frame]'") from error
-        frame = pandas.DataFrame(self.rows(), columns=self.table.columns)
-        for name in frame.columns:
-            if name != "job" and not pandas.api.types.is_numeric_dtype(frame[name]):
-                frame[name] = as_numbers(frame[name])
-        return frame
+        from pisa_fab.frame import frame_of
 
-
-def as_numbers(column: pandas.Series[Any]) -> pandas.Series[Any]:
-    """Give a column of texts as numbers if every one is a number, else as it is."""
-    import pandas
-
-    try:
-        return pandas.to_numeric(column)
-    except (ValueError, TypeError):
-        return column
+        return frame_of(self.rows(), self.table.columns)
 
 
 def told(base: Result, known: JobResult) -> Result:

@@ -6,15 +6,20 @@ among them, because their outputs are still there. `dryrun` can write it again, 
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from pisa_fab.errors import RunError
-from pisa_fab.events import JobRecord
 from pisa_fab.model import Batch, Job, job_name
 from pisa_fab.numbering import Numbering
 from pisa_fab.table import TableWriter, replacing
+
+if TYPE_CHECKING:
+    from pisa_fab.events import JobRecord
+
+_QUOTED = re.compile(r"[^\w@%+=:,./ -]", re.ASCII)  # what a shell may not take as it is
 
 Row = tuple[int, Mapping[str, str | None], tuple[str, ...]]
 
@@ -63,4 +68,13 @@ def write_table(file: TextIO, names: list[str], table: Iterable[Row]) -> None:
     writer = TableWriter(file)
     writer.row(["job", *names, "command"])
     for number, arguments, argv in table:
-        writer.row([job_name(number), *(arguments.get(name) or "" for name in names), shlex.join(argv)])
+        cells = [arguments.get(name) or "" for name in names]
+        writer.texts([job_name(number), *cells, command_line(argv)])
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Give the words of a command quoted for a shell, as `shlex.join`, but fast where none needs it."""
+    line = " ".join(argv)
+    if _QUOTED.search(line) is None and line.count(" ") == len(argv) - 1 and "" not in argv:
+        return line
+    return shlex.join(argv)

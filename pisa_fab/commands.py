@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pisa_fab.errors import EXIT_FAILED, EXIT_OK, UsageError
-from pisa_fab.invocation import as_typed, works_on
+from pisa_fab.invocation import as_typed, short, works_on
 
 if TYPE_CHECKING:
     from pisa_fab.api import Batch, Pool
@@ -40,8 +40,6 @@ def load_batch(jobs: str) -> Batch:
 
 def noted(batch: Batch) -> Batch:
     """Give a batch, after noting for tips where its jobs file is, or will be."""
-    from pisa_fab.progress import short
-
     works_on("" if batch.spec.source == Path.cwd() / DEFAULT_JOBS else short(batch.spec.source))
     return batch
 
@@ -146,7 +144,7 @@ def submit(
     from pisa_fab import launch  # noqa: F401 - takes a moment, in which ssh answers
     from pisa_fab.progress import view
 
-    chosen = batch.look()[1].chosen(only) if only else None
+    chosen = batch.known()[1].chosen(only) if only else None
     # Whoever is to be asked for a passphrase is so before the terminal is given up.
     access = pool.access(ask_on_terminal()) if pool.is_remote else None
 
@@ -180,8 +178,6 @@ def submit(
 
 def say_where_it_runs(batch: Batch) -> None:
     """Say what can be done with a run in the background."""
-    from pisa_fab.progress import short
-
     print(f"{batch.output.name}: runs in the background on {socket.gethostname()}, from any PC of the pool:")
     print(f"  watch it: {as_typed('status', '--watch')}")
     print(f"  stop it:  {as_typed('cancel')}")
@@ -223,18 +219,17 @@ def notify_words(text: str) -> tuple[str, ...]:
 def dryrun(batch: Batch, *, as_json: bool = False) -> int:
     """Show every job with its command line and write the assignment file. Raises PisaError."""
     import json
-    import shlex
 
-    from pisa_fab.assignments import write_assignments
-    from pisa_fab.progress import short
+    from pisa_fab.assignments import command_line, write_assignments
 
-    history, numbering = batch.look()
-    write_assignments(batch.spec, numbering, history.records)
+    records, numbering = batch.known()
+    write_assignments(batch.spec, numbering, records)
+    write = sys.stdout.write
     for job in numbering.jobs(batch.spec.plan):
         if as_json:
-            print(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}))
+            write(json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}) + "\n")
         else:
-            print(f"{job.name}  {shlex.join(job.argv)}")
+            write(f"{job.name}  {command_line(job.argv)}\n")
     if not as_json:
         written = short(batch.spec.assignments)
         print(f"{len(numbering.numbers)} jobs, nothing was run; written: {written}")
@@ -249,12 +244,15 @@ def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool =
     from pisa_fab.run import read_history
 
     layout = batch.layout
+    given = batch.spec.expect.seconds if batch.spec.expect is not None else None
     if job:
         number, _ = job_and_attempt(job)
-        lines = [words.job_as_json(layout, number)] if as_json else words.describe_job(layout, number)
+        known = (layout, number, given)
+        lines = [words.job_as_json(*known)] if as_json else words.describe_job(*known)
     else:
         head = is_at_work(layout)
         history = read_history(batch.output)
+        history.forecast.given = given
         lines = (
             [words.as_json(history, layout, head=head)]
             if as_json
@@ -325,7 +323,6 @@ def job_and_attempt(text: str) -> tuple[int, int | None]:
 def collect(batch: Batch, to: str, kind: str) -> int:
     """Write the table, list what is missing in it, and give the exit code. Raises PisaError."""
     from pisa_fab import results
-    from pisa_fab.progress import short
 
     kind = results.format_of(to, kind)
     history, numbering = batch.look()

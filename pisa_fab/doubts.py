@@ -91,6 +91,13 @@ class Doubts:
             heappop(self._ends)
         return self._ends[0][0] if self._ends else None
 
+    def shift(self, seconds: float) -> None:
+        """Let all times be later by so many seconds."""
+        watched = sorted(job for until, job in self._ends if self._is_current(until, job))
+        for job, doubt in self.items():
+            self._by_job[job] = replace(doubt, until=doubt.until + seconds)
+        self._ends = sorted((self._by_job[job].until, job) for job in watched)
+
     def _is_current(self, until: float, job: int) -> bool:
         doubt = self._by_job.get(job)
         return doubt is not None and doubt.until == until

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from signal import Signals
 
+from pisa_fab.model import JobState as JobState  # wanted wherever events are
 from pisa_fab.model import Policy
 
 # ----------------------------------------------------------------------------------------------------
@@ -44,6 +45,7 @@ class Outcome:
         tail: the last lines of stderr, of an attempt that did not succeed.
         paused: how many of the seconds it was made to stand still.
         limit: bytes that it was allowed, if it used more.
+        waited: for how many seconds it waited on its host for a slot, before those that it took.
     """
 
     ending: Ending
@@ -56,6 +58,7 @@ class Outcome:
     tail: str = ""
     paused: float = 0.0
     limit: int = 0
+    waited: float = 0.0
 
     @property
     def worked(self) -> float:
@@ -254,6 +257,15 @@ class AttemptStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondStarted:
+    """The head gave a job that runs to another host, too, because it takes much longer than expected."""
+
+    job: int
+    attempt: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """A worker reported the end of an attempt."""
 
@@ -297,6 +309,7 @@ Event = (
     | HostProbed
     | HostCleared
     | AttemptStarted
+    | SecondStarted
     | AttemptEnded
     | JobGivenUp
     | RunClosed
@@ -306,18 +319,6 @@ Event = (
 # ----------------------------------------------------------------------------------------------------
 # What is to be done next: the actions
 # ----------------------------------------------------------------------------------------------------
-
-
-class JobState(StrEnum):
-    """Where a job stands. `succeeded`, `failed`, `lost` and `cancelled` are final."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    IN_DOUBT = "in doubt"  # its host was lost and may still be running it
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    LOST = "lost"  # given up: too many hosts were lost with it
-    CANCELLED = "cancelled"  # a person wanted it no more
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ class Attempt:
     """One execution of a job: its process, its files, and how it is being ended, if it is.
 
     Attributes:
-        out, err: names of its files in the attempts' folder.
+        out, err: names of its files in the attempts' folder; they may lead through a subfolder.
         mark: what the environment of all its processes holds, by which they are told from other jobs'.
+        given, began: when it was given to this worker, and when it was started.
         ended: what the head was told of its end, until it has acknowledged it.
     """
 
@@ -43,7 +44,7 @@ class Attempt:
         self.published_out, self.published_err = message["published"]
         self.mark = f"{mark}/{self.job}.{self.number}"
         self.pid = 0
-        self.began = clock()
+        self.given = self.began = clock()
         self.paused_at: float | None = None  # since when it stands still, if it does
         self.paused = 0.0  # seconds that it has stood still before
         self.nice = 0  # if its processes stand back further than the worker
@@ -144,6 +145,42 @@ class Attempt:
         return "\n".join(text.rstrip().splitlines()[-TAIL_LINES:])
 
 
+def open_output(name: str, folder: int) -> int:
+    """Open a file in that folder for what a job writes, and give its descriptor. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    try:
+        return os.open(name, flags, 0o666, dir_fd=folder)
+    except FileNotFoundError:
+        if not make_way(name, folder):
+            raise
+    return os.open(name, flags, 0o666, dir_fd=folder)
+
+
+def rename(name: str, folder: int, new_name: str, new_folder: int) -> None:
+    """Move a file from one folder to another. Raises OSError."""
+    try:
+        os.replace(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+    except FileNotFoundError:
+        if not make_way(new_name, new_folder):
+            raise
+        os.replace(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+
+
+def make_way(name: str, folder: int) -> bool:
+    """Make the subfolder that a name leads through; False if it leads through none. Raises OSError.
+
+    One that another PC has made may not show yet on a network home: that it is there is what we learn then.
+    """
+    way = os.path.dirname(name)
+    if not way:
+        return False
+    try:
+        os.mkdir(way, 0o700, dir_fd=folder)
+    except FileExistsError:
+        pass
+    return True
+
+
 def group_of(pid: int) -> int | None:
     """Give a process's group, None if it has ended."""
     try:
@@ -164,6 +201,7 @@ class Turns:
         number = SCHED_SETATTR.get(os.uname().machine)
         release = [int(part) for part in os.uname().release.split(".")[:2] if part.isdigit()]
         self.number = number if release >= [6, 12] else None
+        self.asked: dict[int, bytes] = {}  # by nice value
 
     def give(self, pid: int, nice: int) -> None:
         """Let a job that has just been started stand back."""
@@ -172,5 +210,6 @@ class Turns:
         if self.number is None:
             os.setpriority(os.PRIO_PROCESS, pid, nice)
             return
-        turns = struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0)
-        call_libc("syscall", self.number, pid, turns, 0)
+        if nice not in self.asked:
+            self.asked[nice] = struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, SLICE, 0, 0)
+        call_libc("syscall", self.number, pid, self.asked[nice], 0)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from pisa_fab import lock
+from pisa_fab import checkpoint, lock
 from pisa_fab.errors import RunError
 from pisa_fab.events import Event
 from pisa_fab.history import History
@@ -27,7 +27,8 @@ class JournalFollower:
     """What a journal amounts to, kept up to date by reading only what was appended.
 
     `tell` is given every event when it has been taken in, with its Unix time. Times in the history are Unix
-    times, those of the scheduler too.
+    times, those of the scheduler too. `spared` is the run directory whose checkpoint may stand for the events
+    before it, if `tell` need not be given those.
 
     Attributes:
         path: of the journal, which need not exist yet.
@@ -35,8 +36,14 @@ class JournalFollower:
         begun: how often it was read from its beginning, 0 while there is none.
     """
 
-    def __init__(self, path: Path, tell: Callable[[float, Event], object] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tell: Callable[[float, Event], object] | None = None,
+        spared: Layout | None = None,
+    ) -> None:
         self.path = path
+        self._spared = spared
         self.history = History()
         self.begun = 0
         self._tell = tell
@@ -68,15 +75,18 @@ class JournalFollower:
         if self._end == 0 or file.read(len(self._mark)) != self._mark:
             news = self._forget() if self._end else False
             self.begun += 1
+            if self._spared is not None and (found := checkpoint.load(self._spared, file)) is not None:
+                self.history, self._end, self._lines = found.history, found.offset, found.lines
+                news = True
         start = self._end
         file.seek(start)
         try:
-            for end, found in lines(file, self.path, self._lines):
+            for end, line in lines(file, self.path, self._lines):
                 self._end = start + end
                 self._lines += 1
-                if found is not None:
+                if line is not None:
                     news = True
-                    moment, event = found
+                    moment, event = line
                     self.history.apply(moment, event, moment)
                     if self._tell is not None:
                         self._tell(moment, event)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log
+from math import exp, inf, log
 
 from pisa_fab.regression import Model, fit
 
@@ -85,17 +85,22 @@ class Forecast:
         self._taken: tuple[list[tuple[int, Arguments, float]], list[tuple[int, Arguments, float]]] | None = (
             None
         )
-        self._fitted: _Fitted | None = None
+        self._fitted: tuple[object, _Fitted] | None = None  # of what was taken, and the regression
+
+    def __getstate__(self) -> dict[str, object]:
+        """Give what was learned; what the jobs file says and the regression are made anew."""
+        return {**vars(self), "given": None, "_fitted": None}
 
     def learn(self, arguments: Arguments, seconds: float) -> None:
         """Take in a success that ran so many seconds, without its pauses; what is no time is left out."""
-        if not (seconds >= 0 and isfinite(seconds)):
+        if not 0 <= seconds < inf:
             return
-        self.learned += 1
-        entry = (self.learned, arguments, max(seconds, SHORTEST))
-        self._newest.append(entry)
-        if self.learned * _GOLDEN % _WORD < self._below:
-            self._sample.append(entry)
+        self.learned = learned = self.learned + 1
+        if seconds < SHORTEST:
+            seconds = SHORTEST
+        self._newest.append((learned, arguments, seconds))
+        if learned * _GOLDEN % _WORD < self._below:
+            self._sample.append((learned, dict(arguments), seconds))  # looked up while they are at hand
             if len(self._sample) > SAMPLE:
                 self._below //= 2
                 self._sample = [old for old in self._sample if old[0] * _GOLDEN % _WORD < self._below]
@@ -151,13 +156,14 @@ class Forecast:
 
     def _fit(self) -> _Fitted | None:
         """Give the regression of what was taken last."""
-        if self._taken is not None:
+        if self._taken is None:
+            return None
+        if self._fitted is None or self._fitted[0] is not self._taken:
             sample, newest = self._taken
-            self._taken = None
             oldest = newest[0][0]
             entries = [entry for entry in sample if entry[0] < oldest] + newest
-            self._fitted = _Fitted([(a, seconds) for _, a, seconds in entries], self.given)
-        return self._fitted
+            self._fitted = self._taken, _Fitted([(dict(a), seconds) for _, a, seconds in entries], self.given)
+        return self._fitted[1]
 
 
 class _Fitted:

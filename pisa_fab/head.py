@@ -1,21 +1,17 @@
 """The loop: what the links say goes into the journal and the scheduler, what that decides goes to the links.
 
-The only place that reads the clock and catches signals. It decides nothing itself: the scheduler says which
+The only place that reads the clock and obeys signals. It decides nothing itself: the scheduler says which
 job runs where and which result counts, `roster` which host is called when, and the head carries it out, when
 the event is safe on the disk. While the disk is full nothing is carried out, and everything is kept.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Protocol
 
 from pisa_fab import messages, requests
@@ -24,7 +20,6 @@ from pisa_fab.errors import PisaError, RunError
 from pisa_fab.events import (
     Accept,
     AttemptEnded,
-    AttemptStarted,
     CancelAsked,
     Event,
     HostLost,
@@ -42,13 +37,13 @@ from pisa_fab.processes import clock
 from pisa_fab.prospects import Prospects
 from pisa_fab.roster import Connection, MakeLinks, Roster, patience_of
 from pisa_fab.run import Run
+from pisa_fab.signals import Signals
 
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
-TURN = 0.003  # seconds between two turns of the loop, at least
+TURN = 0.01  # seconds between two turns of the loop, at least
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class View(Protocol):
@@ -102,8 +97,7 @@ class Head:
         )
         self.acks: dict[str, list[tuple[int, int, bool]]] = defaultdict(list)
         self.unpublished: dict[tuple[int, int], str] = {}
-        self.interrupts = 0
-        self.hangups = 0  # SIGHUPs that have not been obeyed
+        self.signals = Signals()
         self.stop_reason = ""
         self.stop_at = 0.0
         self.no_room = ""  # what the disk says, while it takes nothing
@@ -115,7 +109,7 @@ class Head:
 
     def work(self) -> str:
         """Run the batch and say how it ended, in the words of `RunClosed`. Raises RunError."""
-        with self.catching_signals():
+        with self.signals.caught(lambda: self.inbox.put(Wake())):
             self.join(self.cluster.hosts, clock())
             try:
                 while (reason := self.ended()) is None:
@@ -141,6 +135,7 @@ class Head:
         self.look_around(now)
         if self.moderation.has_space(now, self.cluster, self.run) and not self.no_room:
             self.decide(now)
+            self.take_back(now)
             self.look_for_common_failure()
         if self.save():
             self.deliver()
@@ -169,7 +164,7 @@ class Head:
         """Say how the run has ended, None while it goes on."""
         if self.scheduler.finished and not self.no_room:
             return "finished"
-        if self.stop_reason and (self.is_at_rest() or self.interrupts > 1 or clock() > self.stop_at):
+        if self.stop_reason and (self.is_at_rest() or self.signals.interrupts > 1 or clock() > self.stop_at):
             return self.stop_reason
         if self.roster.nobody_is_left(clock()):
             return "no host"
@@ -180,7 +175,7 @@ class Head:
         untold = [
             message for pieces in self.outgoing.values() for message in pieces if message["op"] == "run"
         ]
-        return len(self.scheduler.running) <= len(untold)
+        return len(self.scheduler.running) + len(self.scheduler.seconds) <= len(untold)
 
     def record(self, event: Event, now: float | None = None) -> None:
         """Journal an event, show it, and prepare what the worker has to be told of it."""
@@ -219,8 +214,13 @@ class Head:
         """Ask the scheduler what to do next, and prepare it."""
         for event in self.run.decide(now):
             self.view.happened(event)
-            if isinstance(event, AttemptStarted):
+            if isinstance(event, messages.Start):
                 self.outgoing[event.host].append(messages.order(self.run, event))
+
+    def take_back(self, now: float) -> None:
+        """Want back what waits on a host for a slot while others have one."""
+        for name, most in self.scheduler.recalls(now):
+            self.outgoing[name].append({"op": "recall", "most": most})
 
     def setup(self, host: Host) -> Message:
         """Give the first message to a worker."""
@@ -314,11 +314,11 @@ class Head:
         if self.roster.is_alone and not self.alone:
             self.alone = True
             self.view.say("no host is left; all are called again now and then")
-        if self.hangups:
+        if self.signals.hangups:
             self.roster.hurry(now)
-        if self.file is not None and (self.hangups or now >= self.reread_at + REREAD_EVERY):
-            self.reread(self.file, now, anyway=self.hangups > 0)
-        self.hangups = 0
+        if self.file is not None and (self.signals.hangups or now >= self.reread_at + REREAD_EVERY):
+            self.reread(self.file, now, anyway=self.signals.hangups > 0)
+        self.signals.hangups = 0
         self.moderation.look(now)
         if self.prospects is not None:
             self.prospects.look(time.time(), self.view.say)
@@ -380,34 +380,9 @@ class Head:
 
     # -- stopping ---------------------------------------------------------------------------------------
 
-    @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Turn the signals that end a program into an orderly stop; a second one ends it at once.
-
-        SIGHUP reads the cluster file again and calls every host that is not there; so a terminal that is
-        closed ends nothing.
-        """
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if number == signal.SIGHUP:
-                self.hangups += 1
-            else:
-                self.interrupts += 1
-            self.inbox.put(Wake())
-
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread, whose owner knows what to do with them
-            return
-        before = {number: signal.signal(number, note) for number in (*STOPPING, signal.SIGHUP)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
-
     def obey_signals(self) -> None:
         """Begin to stop when asked to."""
-        if self.interrupts and self.stop_reason != "interrupted":
+        if self.signals.interrupts and self.stop_reason != "interrupted":
             text = "running jobs are ended, everything is kept; submit again to go on"
             self.stop("interrupted", text)
 
@@ -436,7 +411,7 @@ class Head:
             connection.contact.dismiss()
             if connection.contact.up:
                 connection.link.send([{"op": "quit"}])
-        deadline = clock() + (PARTING_PATIENCE if self.interrupts < 2 else FLIGHT_PATIENCE)
+        deadline = clock() + (PARTING_PATIENCE if self.signals.interrupts < 2 else FLIGHT_PATIENCE)
         while self.roster.any_ready:
             try:
                 item = self.inbox.get(timeout=max(0.0, deadline - clock()))

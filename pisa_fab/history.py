@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pisa_fab.canary import Canary, CommonFailure
+from pisa_fab.endings import JobResult, JobResults
 from pisa_fab.events import (
     Accept,
     Action,
@@ -26,38 +27,23 @@ from pisa_fab.events import (
     HostReleased,
     HostUnusable,
     JobGivenUp,
-    JobRecord,
     JobsAdded,
     JobsCancelled,
     JobsPaused,
     JobsReopened,
     JobState,
-    Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.forecast import Forecast
+from pisa_fab.keys import Numbers
+from pisa_fab.order import LongestFirst
 from pisa_fab.pace import Pace
+from pisa_fab.records import Arguments, Records
 from pisa_fab.scheduler import Decision, Scheduler
 from pisa_fab.transitions import FINAL
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """How a job went: the last of its attempts that ended by itself, and counted.
-
-    Attributes:
-        job, attempt, host: which it was and where.
-        started: Unix time, on the head's clock.
-        outcome: what the worker said of it.
-    """
-
-    job: int
-    attempt: int
-    host: str
-    started: float
-    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -101,6 +87,7 @@ class History:
         closed_at: its Unix time; jobs may be cancelled later.
         paused: the jobs that are made to stand still, each with its host.
         forecast: how long jobs take, by what has succeeded.
+        order: which of the fresh jobs come first.
         canary: looks whether the first jobs of the run all fail in the same way.
         last_at: Unix time of the last event.
         epochs: how many heads there have been.
@@ -109,8 +96,8 @@ class History:
 
     def __init__(self) -> None:
         self.scheduler = Scheduler()
-        self.records: dict[int, JobRecord] = {}
-        self.results: dict[int, JobResult] = {}
+        self.records = Records()
+        self.results = JobResults()
         self.hosts: dict[str, HostView] = {}
         self.opened: RunOpened | None = None
         self.opened_at = 0.0
@@ -120,44 +107,65 @@ class History:
         self.epochs = 0
         self.paused: dict[int, str] = {}
         self.forecast = Forecast()
+        self.order = LongestFirst(self.scheduler, self.forecast, self.records)
         self.canary = Canary(0)
         self.next_number = 0
         self._started: dict[int, float] = {}  # of the attempts that run or are in doubt
+        self._seconds: dict[int, tuple[int, float]] = {}  # of the second attempts: the number, and the time
+        self._still: dict[int, str] = {}  # as `paused`, of second attempts
         self._pace = Pace(0.0)
 
     # -- events --------------------------------------------------------------------------------------
 
     def apply(self, time: float, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done with a result. `time` is Unix time, `now` monotonic."""
+        self.last_at = time
         on_host = isinstance(event, AttemptEnded) and event.job in self.scheduler.running
         actions = self.scheduler.apply(event, now)
-        self.last_at = time
+        if not isinstance(event, AttemptEnded):
+            self._on_event(time, event)
+        elif isinstance(action := actions[0], Accept):
+            self._on_accepted(time, event, publish=action.publish, on_host=on_host)
+        else:
+            self._recount(event.host)
+        if self._seconds:
+            self._follow_seconds()
+        return actions
+
+    def _on_event(self, time: float, event: Event) -> None:
         match event:
-            case AttemptEnded():
-                if isinstance(actions[0], Accept):
-                    self._on_accepted(time, event, actions[0], on_host=on_host)
-            case AttemptStarted() if self.scheduler.running.get(event.job) is event:
-                self._on_decision(time, event)
+            case AttemptStarted():
+                if self.scheduler.running.get(event.job) is event:
+                    self._on_started(time, event)
+            case SecondStarted():
+                if self._is_second(event):
+                    self._on_decision(time, event)
             case JobGivenUp() | JobsCancelled():
                 self._on_decision(time, event)
-            case JobsAdded():
-                self.records.update(enumerate(event.records, start=event.first))
-                self.next_number = max(self.next_number, event.first + len(event.records))
-            case JobsReopened():
-                for job in event.jobs:
-                    self.results.pop(job, None)
+            case JobsAdded() | JobsReopened():
+                self._on_jobs(event)
             case RunOpened():
                 self.opened, self.opened_at, self.closed = event, time, None
                 self.epochs = max(self.epochs + 1, event.epoch)
                 self.canary = Canary(event.policy.stop_after)
                 self.hosts.clear()
-                self.paused.clear()
+                for of_seconds in (self.paused, self._seconds, self._still):
+                    of_seconds.clear()
+                self.order.begin()
                 self._pace = Pace(time)
             case RunClosed():
                 self.closed, self.closed_at = event, time
             case _:
                 self._on_host_event(event)
-        return actions
+
+    def _on_jobs(self, event: JobsAdded | JobsReopened) -> None:
+        if isinstance(event, JobsAdded):
+            self.records.add(event.first, event.records)
+            self.next_number = max(self.next_number, event.first + len(event.records))
+            return
+        for job in event.jobs:
+            self.results.discard(job)
+        self.order.begin()
 
     def _on_host_event(self, event: Event) -> None:
         match event:
@@ -170,10 +178,20 @@ class History:
 
     def decide(self, time: float, now: float) -> list[Decision]:
         """Let the scheduler decide, and take in what it decided; it need not be applied again."""
+        self.order.look()
         decisions = self.scheduler.decide(now)
         for decision in decisions:
-            self._on_decision(time, decision)
+            if isinstance(decision, AttemptStarted):
+                self._on_started(time, decision)
+            else:
+                self._on_decision(time, decision)
         return decisions
+
+    def _on_started(self, time: float, event: AttemptStarted) -> None:
+        self.last_at = time
+        self._started[event.job] = time
+        if (host := self.hosts.get(event.host)) is not None:
+            host.running += 1
 
     def _on_decision(self, time: float, event: Decision) -> None:
         self.last_at = time
@@ -185,29 +203,69 @@ class History:
                 for job in event.jobs:
                     self._started.pop(job, None)
             case AttemptStarted():
-                self._started[event.job] = time
-                if event.host in self.hosts:
-                    self.hosts[event.host].running += 1
+                self._on_started(time, event)
+            case SecondStarted():
+                self._seconds[event.job] = event.attempt, time
+                self._recount(event.host)
             case _:
                 self._on_standing(event)
 
-    def _on_accepted(self, time: float, event: AttemptEnded, action: Accept, *, on_host: bool) -> None:
-        started = self._started.pop(event.job)
-        was_paused = self.paused.pop(event.job, None) == event.host
-        if event.host in self.hosts:
-            host = self.hosts[event.host]
+    def _is_second(self, event: SecondStarted) -> bool:
+        """Say whether a start was one: whether the job could be started."""
+        second = self.scheduler.seconds.get(event.job)
+        return second is not None and second.attempt == event.attempt
+
+    def _recount(self, name: str) -> None:
+        """Count what a ready host runs, with what it still ends because another host was first."""
+        if name in self.hosts and name in self.scheduler.ready_hosts:
+            self.hosts[name].running = self.scheduler.load(name)[0]
+
+    def _follow_seconds(self) -> None:
+        """Let second attempts be the jobs' own where the first ones are gone, and forget those that are."""
+        for job, (attempt, begun) in list(self._seconds.items()):
+            if job in self.scheduler.seconds:
+                continue
+            del self._seconds[job]
+            still = self._still.pop(job, "")
+            running = self.scheduler.running.get(job)
+            if running is not None and running.attempt == attempt:
+                self._started[job] = begun
+                self._goes_on(job)
+                if still:
+                    self.paused[job] = still
+            elif still in self.hosts:
+                self.hosts[still].paused -= 1
+
+    def _goes_on(self, job: int) -> None:
+        """Note that the job's own attempt stands still no more, if it did: it has ended, or was lost."""
+        where = self.paused.pop(job, "")
+        if where in self.hosts:
+            self.hosts[where].paused -= 1
+
+    def _on_accepted(self, time: float, event: AttemptEnded, *, publish: bool, on_host: bool) -> None:
+        job, outcome = event.job, event.outcome
+        started = self._started.pop(job)
+        if self._seconds:
+            attempt, begun = self._seconds.get(job, (0, 0.0))
+            if event.attempt == attempt:
+                started = begun
+        if self.paused:
+            self._goes_on(job)
+        if (host := self.hosts.get(event.host)) is not None:
             host.done += 1
-            host.paused -= was_paused
             host.running -= on_host
-            host.refused = event.outcome.tail if event.outcome.ending is Ending.REFUSED else ""
-        if event.outcome.ending in (Ending.STOPPED, Ending.REFUSED):
+            host.refused = outcome.tail if outcome.ending is Ending.REFUSED else ""
+        if outcome.ending is Ending.STOPPED or outcome.ending is Ending.REFUSED:
             return  # that is no result
-        self.canary.ended(event)
-        self.results[event.job] = JobResult(event.job, event.attempt, event.host, started, event.outcome)
-        self._pace.attempt_ended(event.outcome.worked)
-        if event.outcome.succeeded and event.job in self.records:
-            self.forecast.learn(self.records[event.job].arguments, event.outcome.worked)
-        if action.publish:
+        if self.canary.armed:
+            self.canary.ended(event)
+        self.results.put(job, event.attempt, event.host, started + outcome.waited, outcome)
+        worked = outcome.worked
+        self._pace.attempt_ended(worked)
+        if outcome.succeeded and job in self.records:
+            self.forecast.learn(Arguments(self.records, job), worked)
+            self.order.last.took(job, worked)
+        if publish:
             self._pace.job_ended(time)
 
     def _on_host(self, event: HostReady | HostLost | HostReleased | HostUnusable | SlotsChanged) -> None:
@@ -233,14 +291,16 @@ class History:
                 host.state, host.running, host.reason = "unusable", 0, event.reason
 
     def _on_paused(self, event: JobsPaused) -> None:
-        for job in [job for job, host in self.paused.items() if host == event.host]:
-            del self.paused[job]
-        running = self.scheduler.running
-        for job in event.jobs:
-            if job in running and running[job].host == event.host:
-                self.paused[job] = event.host
+        both = ((self.scheduler.running, self.paused), (self.scheduler.seconds, self._still))
+        for running, paused in both:
+            for job in [job for job, host in paused.items() if host == event.host]:
+                del paused[job]
+            for job in event.jobs:
+                if job in running and running[job].host == event.host:
+                    paused[job] = event.host
         if event.host in self.hosts:
-            self.hosts[event.host].paused = sum(host == event.host for host in self.paused.values())
+            found = [*self.paused.values(), *self._still.values()]
+            self.hosts[event.host].paused = found.count(event.host)
 
     def _on_standing(self, event: HostQuarantined | HostProbed | HostCleared) -> None:
         host = self.hosts.setdefault(event.host, HostView(event.host, ""))
@@ -250,19 +310,24 @@ class History:
             host.state, host.reason = "quarantined", event.reason
             for job in event.jobs:
                 if self.scheduler.state(job) not in FINAL:
-                    self.results.pop(job, None)  # it is to be run again
+                    self.results.discard(job)  # it is to be run again
 
     # -- what one may ask ----------------------------------------------------------------------------
 
-    def numbers(self) -> dict[str, int]:
+    def numbers(self) -> Numbers:
         """Give the number of every job that ever was, by its key."""
-        return {record.key: number for number, record in self.records.items()}
+        return self.records.numbers()
 
     @property
     def failed(self) -> int:
         """How many of the batch's jobs have ended without success."""
         counts = self.scheduler.counts()
         return counts[JobState.FAILED] + counts[JobState.LOST]
+
+    @property
+    def begun(self) -> int:
+        """How many jobs run, without those that wait on their hosts for a slot."""
+        return len(self.scheduler.running) - self.scheduler.sent_ahead
 
     @property
     def all_succeeded(self) -> bool:
@@ -300,13 +365,19 @@ class History:
         While jobs wait: what is unfinished by the rate of late, but no less than what one job takes. When all
         that are left run, they run side by side and the rate says nothing: then it is what the job that was
         started last still needs if it takes as long as the mean. If it has taken longer, nobody knows; nor
-        for how long jobs stand still, or hosts may run nothing.
+        for how long jobs stand still, or hosts may run nothing. Where the longest jobs come first, those of
+        late are no measure for the others: then it is what is expected of each.
         """
         scheduler = self.scheduler
         if scheduler.finished:
             return 0.0
         if self.closed is not None or not self._slots():
             return None
+        self.order.look()
+        if not self.paused or scheduler.unfinished > len(scheduler.running):
+            ran = {job: time - self._started[job] for job in scheduler.running}
+            if (expected := self.order.left(ran, self._slots())) is not None:
+                return expected
         mean, rate = self._pace.mean_seconds(), self.rate(time)
         if mean is None or rate is None:
             return None

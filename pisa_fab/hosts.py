@@ -74,7 +74,7 @@ def standing(host: Host, history: History | None, now: float) -> Standing:
         why, changes = f"{use.state}: {use.reason}", UNTIL.get(use.state, "")
     elif view.held and use.slots < allowed.slots:
         why, changes = view.held, "when that ends"
-    running = max(0, view.running - view.paused)
+    running = max(0, use.running - view.paused)
     return Standing(host, use.state, use.slots, running, view.paused, why, change, changes)
 
 

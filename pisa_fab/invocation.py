@@ -1,4 +1,4 @@
-"""How the user called us, so that a tip names a command that can be pasted: `inv pisa.check -c pool.yaml`.
+"""How the user called us, and from where, so that what we name can be pasted: `inv pisa.check -c pool.yaml`.
 
 Text only; what the words mean to Invoke is Invoke's business.
 """
@@ -52,6 +52,14 @@ def as_typed(task: str, *options: str, words: Sequence[str] | None = None) -> st
     if jobs and not named(argv[place + 1 :], JOBS):
         files += ["-j", jobs]
     return " ".join([program, shlex.join([*core, namespace + task, *options, *files])])
+
+
+def short(path: Path) -> str:
+    """Give a path as short as it can be written from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def before_tasks(words: Sequence[str]) -> list[str]:

@@ -8,8 +8,10 @@ write is `lock`'s.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,13 +21,49 @@ from pisa_fab.invocation import as_typed
 from pisa_fab.journal_format import decode, encode
 
 Replay = Callable[[float, Event], object]
+PIECE = 1 << 20  # bytes that are hashed at a time
 
 
-def read(path: Path) -> Iterator[tuple[float, Event]]:
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The end of what is safe of a journal, by which a checkpoint knows it again.
+
+    Attributes:
+        offset, lines: how many bytes and lines stand before it.
+        digest: the hash of those bytes, see `hash_of`.
+        number, moment: of the file, and when it was last written to in its file system's nanoseconds.
+    """
+
+    offset: int
+    lines: int
+    digest: bytes
+    number: int
+    moment: int
+
+
+def hash_of(file: BinaryIO, size: int) -> hashlib.blake2b:
+    """Hash the next so many bytes, or what there is of them. Raises OSError."""
+    found = hashlib.blake2b(digest_size=16)
+    while size > 0 and (piece := file.read(min(size, PIECE))):
+        found.update(piece)
+        size -= len(piece)
+    return found
+
+
+Begin = Callable[[BinaryIO], tuple[int, int]]
+
+
+def read_all(file: BinaryIO) -> tuple[int, int]:
+    """Begin to read at the beginning."""
+    return 0, 0
+
+
+def read(path: Path, begin: Begin = read_all) -> Iterator[tuple[float, Event]]:
     """Give the events of a journal that somebody else may be writing; a missing file has none.
 
-    Stops in silence before a torn tail. Raises RunError for a journal that is damaged in its middle or too
-    new, or may not be read; OSError if reading it fails.
+    `begin` says how many bytes and lines of the open file need not be read. Stops in silence before a torn
+    tail. Raises RunError for a journal that is damaged in its middle or too new, or may not be read; OSError
+    if reading it fails.
     """
     try:
         file = path.open("rb")
@@ -34,7 +72,9 @@ def read(path: Path) -> Iterator[tuple[float, Event]]:
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}", "is it yours?") from error
     with file:
-        for _, found in lines(file, path):
+        start, before = begin(file)
+        file.seek(start)
+        for _, found in lines(file, path, before):
             if found is not None:
                 yield found
 
@@ -69,40 +109,49 @@ class Journal:
         path: of the file.
         cut: how many bytes of a torn or spoilt tail were cut off when it was opened.
         cut_lines: how many lines that was, the last of them perhaps a piece.
+        size: how many bytes are safe; there the next write begins.
     """
 
-    def __init__(self, path: Path, descriptor: int, size: int, cut: int = 0, cut_lines: int = 0) -> None:
+    def __init__(self, path: Path, descriptor: int, lines: int, safe: hashlib.blake2b, size: int) -> None:
         self.path = path
-        self.cut = cut
-        self.cut_lines = cut_lines
+        self.cut = self.cut_lines = 0
+        self.size = size
+        self._lines = lines
+        self._safe = safe  # the hash of it
         self._descriptor = descriptor
-        self._size = size  # what is safe; there the next write begins
         self._torn = False  # whether more of ours may be in the file: it could be neither written nor removed
         self._pending = bytearray()
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, replay: Replay | None = None) -> Journal:
+    def open(cls, path: Path, replay: Replay | None = None, begin: Begin = read_all) -> Journal:
         """Open a journal, or make it (0600), and hand its events to `replay` on the way.
 
-        A torn or spoilt tail is cut off: it was never acknowledged. Raises RunError for a journal that is
-        damaged in its middle or too new, OSError if it cannot be opened.
+        `begin` says how many bytes and lines of the open file need not be read. A torn or spoilt tail is cut
+        off: it was never acknowledged. Raises RunError for a journal that is damaged in its middle or too
+        new, OSError if it cannot be opened.
         """
         with contextlib.ExitStack() as stack:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, descriptor)
-            size = 0
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                for end, found in lines(file, path):
-                    size = end
+                start, count = begin(file)
+                size = start
+                file.seek(start)
+                for end, found in lines(file, path, count):
+                    size = start + end
+                    count += 1
                     if replay is not None and found is not None:
                         replay(*found)
                 file.seek(size)
                 lengths = [len(line) for line in file]
+                file.seek(0)
+                safe = hash_of(file, size)
             if lengths:
                 os.ftruncate(descriptor, size)
             stack.pop_all()
-        journal = cls(path, descriptor, size, sum(lengths), len(lengths))
+        journal = cls(path, descriptor, count, safe, size)
+        journal.cut, journal.cut_lines = sum(lengths), len(lengths)
         if size == 0:
             journal._keep_name()
         return journal
@@ -119,8 +168,12 @@ class Journal:
     def append(self, time: float, events: Iterable[Event]) -> None:
         """Put events behind the others; they reach the file with the next `sync`. `time` is Unix time."""
         for event in events:
-            self._pending += encode(time, event).encode("ascii")
-            self._pending += b"\n"
+            self._pending += f"{encode(time, event)}\n".encode("ascii")
+
+    def position(self) -> Position:
+        """Give the end of what is safe. Raises OSError."""
+        found = os.fstat(self._descriptor)
+        return Position(self.size, self._lines, self._safe.digest(), found.st_ino, found.st_mtime_ns)
 
     def sync(self) -> None:
         """Bring everything appended to the disk; when this returns it is safe.
@@ -139,11 +192,13 @@ class Journal:
             # Should this fail too, the next try writes over the torn piece, and the next `open` cuts it.
             self._torn = True
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._size)
+                os.ftruncate(self._descriptor, self.size)
                 self._torn = False
             raise
         self._torn = False
-        self._size += len(self._pending)
+        self.size += len(self._pending)
+        self._lines += self._pending.count(b"\n")
+        self._safe.update(self._pending)
         self._pending.clear()
 
     def _check_untouched(self) -> None:
@@ -154,7 +209,7 @@ class Journal:
                 f"{self.path}: was deleted while the run went on",
                 "what ended since then is not recorded; submit again to go on with what is there",
             )
-        more = found.st_size - self._size
+        more = found.st_size - self.size
         if more == 0 or (self._torn and more > 0 and self._is_ours(more)):
             return
         raise RunError(
@@ -164,13 +219,13 @@ class Journal:
 
     def _is_ours(self, more: int) -> bool:
         """Whether what stands behind the safe end is the beginning of what could not be written."""
-        return self._pending.startswith(os.pread(self._descriptor, more, self._size))
+        return self._pending.startswith(os.pread(self._descriptor, more, self.size))
 
     def _write(self) -> None:
         with memoryview(self._pending) as left:
             done = 0
             while done < len(left):
-                done += os.pwrite(self._descriptor, left[done:], self._size + done)
+                done += os.pwrite(self._descriptor, left[done:], self.size + done)
 
     def close(self) -> None:
         """Sync and close. Raises OSError as `sync` does; the file is closed then, too."""

@@ -9,13 +9,19 @@ Format 1 is that of 0.1.0. Format 2 added attempts that a host refused, hosts wh
 against the jobs (quarantine), workers that are taken up again with their jobs, and the head's epoch.
 Format 3 added jobs that are cancelled.
 Format 4 added attempts that used more memory than they may, and jobs that stand still for a while.
+Format 5 added second attempts of jobs that take longer than expected.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
+from itertools import chain
+from math import isfinite
 from sys import intern
 from typing import Any
 
@@ -34,7 +40,6 @@ from pisa_fab.events import (
     HostReleased,
     HostUnusable,
     JobGivenUp,
-    JobRecord,
     JobsAdded,
     JobsCancelled,
     JobsPaused,
@@ -42,13 +47,28 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
 )
 from pisa_fab.model import Policy
+from pisa_fab.records import PackedRecords
 
-FORMAT = 4
+FORMAT = 5
+MANY = 10_000  # numbers from which on they are no tuple of integers, of 36 bytes each
 
 Line = dict[str, Any]
+
+# The two commonest lines as they are written here; what is written in another way is read as JSON.
+_ATTEMPT = r'"job": (0|[1-9][0-9]*), "attempt": (0|[1-9][0-9]*), "host": "([^"\\\x00-\x1f]*)"'
+_TIME = r"(-?(?:0|[1-9][0-9]*)\.[0-9]+(?:e[+-]?[0-9]+)?)"
+_USUAL = re.compile(
+    rf'\{{"t": {_TIME}, "e": "(started|ended)", {_ATTEMPT}(?:(, "ending": "exited", "exit_code": 0)'
+    rf'(?:, "seconds": {_TIME})?(?:, "user": {_TIME})?(?:, "system": {_TIME})?'
+    rf'(?:, "memory": (0|[1-9][0-9]*))?(?:, "waited": {_TIME})?)?\}}\n?'
+)
+
+# What stands before the columns and the jobs of a `jobs` line as it is written here.
+_JOBS = re.compile(r'\{"t": [0-9.]+, "e": "jobs", "first": [0-9]+, (?="columns": )')
 
 # ----------------------------------------------------------------------------------------------------
 # Events to text
@@ -57,10 +77,15 @@ Line = dict[str, Any]
 
 def encode(time: float, event: Event) -> str:
     """Give the line of an event, without its newline: ASCII. `time` is Unix time, kept to the millisecond."""
-    line: Line = {"t": round(time, 3), "e": ""}
+    moment = round(time, 3)
+    if isinstance(event, AttemptStarted):
+        return f'{{"t": {moment!r}, "e": "started", {_attempt(event)}}}'
+    if isinstance(event, AttemptEnded) and (success := _success(event.outcome)):
+        return f'{{"t": {moment!r}, "e": "ended", {_attempt(event)}{success}}}'
+    line: Line = {"t": moment, "e": ""}
     match event:
-        case AttemptStarted():
-            line |= {"e": "started", "job": event.job, "attempt": event.attempt, "host": event.host}
+        case SecondStarted():
+            line |= {"e": "second", "job": event.job, "attempt": event.attempt, "host": event.host}
         case AttemptEnded():
             line |= {"e": "ended", "job": event.job, "attempt": event.attempt, "host": event.host}
             _put_outcome(line, event.outcome)
@@ -68,7 +93,7 @@ def encode(time: float, event: Event) -> str:
             line |= {"e": "given up", "job": event.job, "hosts": event.hosts}
         case JobsAdded():
             line |= {"e": "jobs", "first": event.first}
-            _put_records(line, event.records)
+            return f"{json.dumps(line)[:-1]}, {PackedRecords.of(event.records).text[1:]}"
         case JobsReopened():
             line |= {"e": "reopened", "jobs": _ranges(event.jobs)}
         case CancelAsked():
@@ -84,6 +109,39 @@ def encode(time: float, event: Event) -> str:
         case _:
             _put_host(line, event)
     return json.dumps(line)
+
+
+def _attempt(event: AttemptStarted | AttemptEnded) -> str:
+    return f'"job": {event.job}, "attempt": {event.attempt}, "host": {_quoted(event.host)}'
+
+
+_quoted = lru_cache(maxsize=4096)(json.dumps)  # a few names of hosts stand in a million lines
+
+
+def _success(outcome: Outcome) -> str:
+    """Write a success without anything unusual, just as `_put_outcome` has it; "" of any other outcome."""
+    if outcome.exit_code != 0 or outcome.ending is not Ending.EXITED or outcome.signal is not None:
+        return ""
+    seconds, user, system, memory = outcome.seconds, outcome.user, outcome.system, outcome.memory
+    waited = outcome.waited
+    if not type(seconds) is type(user) is type(system) is type(waited) is float:
+        return ""
+    if not isfinite(seconds + user + system + waited):
+        return ""
+    if outcome.tail or outcome.paused or outcome.limit:
+        return ""
+    if not type(outcome.exit_code) is type(memory) is int:
+        return ""
+    text = ', "ending": "exited", "exit_code": 0'
+    if seconds:
+        text += f', "seconds": {seconds!r}'
+    if user:
+        text += f', "user": {user!r}'
+    if system:
+        text += f', "system": {system!r}'
+    if memory:
+        text += f', "memory": {memory}'
+    return f'{text}, "waited": {waited!r}' if waited else text
 
 
 def _put_outcome(line: Line, outcome: Outcome) -> None:
@@ -107,6 +165,8 @@ def _put_outcome(line: Line, outcome: Outcome) -> None:
         line["paused"] = outcome.paused
     if outcome.limit:
         line["limit"] = outcome.limit
+    if outcome.waited:
+        line["waited"] = outcome.waited
 
 
 def _put_host(line: Line, event: Event) -> None:
@@ -136,22 +196,6 @@ def _put_host(line: Line, event: Event) -> None:
             line |= {"e": "cleared", "host": event.host}
 
 
-def _put_records(line: Line, records: Sequence[JobRecord]) -> None:
-    """Put the columns in once, and of each job the values; or names and values if its columns differ."""
-    columns = list(records[0].arguments) if records else []
-    line["columns"] = columns
-    line["jobs"] = [
-        [
-            record.key,
-            record.argv,
-            list(record.arguments.values())
-            if list(record.arguments) == columns
-            else dict(record.arguments.items()),
-        ]
-        for record in records
-    ]
-
-
 def _ranges(numbers: Sequence[int]) -> str:
     """Write numbers as `0-40,45`: a million in a row take a few bytes."""
     if isinstance(numbers, range) and numbers.step == 1 and len(numbers) > 1:
@@ -175,9 +219,15 @@ def decode(text: str) -> tuple[float, Event] | None:
 
     Raises ValueError for what is no line of a journal, RunError for a journal of a format that is too new.
     """
+    if (found := _USUAL.fullmatch(text)) is not None:
+        event = _read_usual(*found.groups()[1:])
+        if event is not None:
+            return float(found[1]), event
     try:
         line = json.loads(text)
         moment, kind = float(line["t"]), line["e"]
+        if kind == "jobs":
+            return moment, _read_jobs(line, text)
         reader = _READERS.get(kind)
         return None if reader is None else (moment, reader(line))
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -196,8 +246,34 @@ def _text(line: Line, name: str) -> str:
     return intern(line[name])
 
 
+def _read_usual(
+    kind: str,
+    job: str,
+    attempt: str,
+    host: str,
+    success: str | None,
+    seconds: str | None,
+    user: str | None,
+    system: str | None,
+    memory: str | None,
+    waited: str | None,
+) -> Event | None:
+    """Read the parts of one of the commonest lines; None if one has what belongs to the other."""
+    if success is None:
+        return AttemptStarted(int(job), int(attempt), intern(host)) if kind == "started" else None
+    if kind == "started":
+        return None
+    times = (float(seconds or 0.0), float(user or 0.0), float(system or 0.0))
+    outcome = Outcome(Ending.EXITED, 0, None, *times, int(memory or 0), waited=float(waited or 0.0))
+    return AttemptEnded(int(job), int(attempt), intern(host), outcome)
+
+
 def _read_started(line: Line) -> Event:
     return AttemptStarted(_number(line, "job"), _number(line, "attempt"), _text(line, "host"))
+
+
+def _read_second(line: Line) -> Event:
+    return SecondStarted(_number(line, "job"), _number(line, "attempt"), _text(line, "host"))
 
 
 def _read_ended(line: Line) -> Event:
@@ -213,6 +289,7 @@ def _read_ended(line: Line) -> Event:
         get("tail", ""),
         get("paused", 0.0),
         get("limit", 0),
+        get("waited", 0.0),
     )
     return AttemptEnded(_number(line, "job"), _number(line, "attempt"), _text(line, "host"), outcome)
 
@@ -229,15 +306,10 @@ def _read_ready(line: Line) -> Event:
     )
 
 
-def _read_jobs(line: Line) -> Event:
-    columns = [intern(column) for column in line["columns"]]
-    return JobsAdded(_number(line, "first"), tuple(_read_record(columns, *job) for job in line["jobs"]))
-
-
-def _read_record(columns: list[str], key: str, argv: list[str], values: list[str | None] | Line) -> JobRecord:
-    arguments: Mapping[str, str | None]
-    arguments = values if isinstance(values, dict) else dict(zip(columns, values, strict=True))
-    return JobRecord(key, tuple(map(intern, argv)), arguments)
+def _read_jobs(line: Line, text: str) -> Event:
+    records = _JOBS.match(text)
+    same = f"{{{text[records.end() :].rstrip()}" if records else ""  # as it was written here
+    return JobsAdded(_number(line, "first"), PackedRecords.read(line["columns"], line["jobs"], same))
 
 
 def _read_run(line: Line) -> Event:
@@ -255,16 +327,20 @@ def _read_run(line: Line) -> Event:
     return RunOpened(_text(line, "version"), head, pid, jobs, policy, epoch, left_out)
 
 
-def _read_ranges(text: str) -> tuple[int, ...]:
-    numbers: list[int] = []
+def _read_ranges(text: str) -> Sequence[int]:
+    """Read what `_ranges` wrote; many numbers take little memory."""
+    parts: list[range] = []
     for part in text.split(",") if text else ():
         first, _, last = part.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return tuple(numbers)
+        parts.append(range(int(first), int(last or first) + 1))
+    if sum(map(len, parts)) < MANY:
+        return tuple(chain.from_iterable(parts))
+    return parts[0] if len(parts) == 1 else array("Q", chain.from_iterable(parts))
 
 
 _READERS: Mapping[str, Callable[[Line], Event]] = {
     "started": _read_started,
+    "second": _read_second,
     "ended": _read_ended,
     "given up": lambda line: JobGivenUp(_number(line, "job"), tuple(map(intern, line["hosts"]))),
     "ready": _read_ready,
@@ -272,13 +348,12 @@ _READERS: Mapping[str, Callable[[Line], Event]] = {
     "lost": lambda line: HostLost(_text(line, "host"), _text(line, "reason"), bool(line["ended"])),
     "released": lambda line: HostReleased(_text(line, "host"), _text(line, "reason")),
     "slots": lambda line: SlotsChanged(_text(line, "host"), _number(line, "slots"), _text(line, "reason")),
-    "paused": lambda line: JobsPaused(_text(line, "host"), _read_ranges(line["jobs"])),
+    "paused": lambda line: JobsPaused(_text(line, "host"), tuple(_read_ranges(line["jobs"]))),
     "quarantined": lambda line: HostQuarantined(
-        _text(line, "host"), _text(line, "reason"), _read_ranges(line["jobs"])
+        _text(line, "host"), _text(line, "reason"), tuple(_read_ranges(line["jobs"]))
     ),
     "probed": lambda line: HostProbed(_text(line, "host")),
     "cleared": lambda line: HostCleared(_text(line, "host")),
-    "jobs": _read_jobs,
     "reopened": lambda line: JobsReopened(_read_ranges(line["jobs"])),
     "cancel": lambda line: CancelAsked(_read_ranges(line["jobs"]), _text(line, "by")),
     "cancelled": lambda line: JobsCancelled(_read_ranges(line["jobs"])),

@@ -14,11 +14,12 @@ from pisa_fab.errors import PoolError
 from pisa_fab.events import JobState, RunClosed
 from pisa_fab.head import ClusterFile, Head
 from pisa_fab.history import History
+from pisa_fab.invocation import short
 from pisa_fab.messages import margin_of
 from pisa_fab.model import Batch, Cluster, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.processes import clock
-from pisa_fab.progress import CLOSED, PlainView, counted, duration, plural, problems, short
+from pisa_fab.progress import CLOSED, PlainView, counted, duration, plural, problems
 from pisa_fab.prospects import Prospects, refuse
 from pisa_fab.roster import MakeLinks
 from pisa_fab.run import Wish, open_run, read_history
@@ -84,7 +85,12 @@ def launch(
     if batch.deadline is not None:
         look_ahead(batch, cluster, wish, zone)
     policy = Policy(
-        batch.retries, batch.max_losses, cluster.lease, margin_of(cluster.lease), batch.stop_after
+        batch.retries,
+        batch.max_losses,
+        cluster.lease,
+        margin_of(cluster.lease),
+        batch.stop_after,
+        batch.speculate,
     )
     with open_run(batch, waiting=view.say) as run:
         began = clock()

@@ -12,8 +12,21 @@
         nonce                  what a host must be able to read to prove that it sees this folder
         secret                 from which the place of a worker on a host follows, so that nobody can guess it
         attempts/0007.2.out    output of an attempt that has not counted, or not yet
+        checkpoint             what a long journal amounts to, so that not all of it has to be read again
         requests/<token>.json  what another process asks of the head, until it has done that
         head.log               what `submit --detach` would have shown
+
+Folders stay small. Jobs 0 to 9999 stand as above; from 10000 on each ten thousand has a subfolder, named by
+its first job, in each of the three folders of outputs. A job's place follows from its number alone, so it
+never changes.
+
+    <output>/stdout/10000/12345.out
+    <output>/stderr/990000/991234.err
+    <output>/.pisa/attempts/10000/12345.2.out
+
+Whoever writes there makes a subfolder when it is missing. Before 0.4.0 all files stood flat, and what such a
+run has left stays there: readers, and whoever publishes, go through `job_places` and `attempt_places`, which
+give the place by the rule first and then the flat one. A flat file is out of date once its job was run again.
 
 On a host, outside the run directory, because a socket needs a disk of the host's own:
 
@@ -24,7 +37,7 @@ On a host, outside the run directory, because a socket needs a disk of the host'
 
 In any folder, for a few seconds, what `check` and the hosts show each other: `.pisa_fab-check-<token>`.
 
-The worker is told the folders once, and the names with each job; it knows none by itself.
+The worker is told the folders once, and the names with each job, relative to these; it knows none by itself.
 """
 
 from __future__ import annotations
@@ -78,6 +91,11 @@ class Layout:
         return self.private / "journal.jsonl"
 
     @property
+    def checkpoint(self) -> Path:
+        """The file with what the journal amounts to up to a certain byte."""
+        return self.private / "checkpoint"
+
+    @property
     def lock(self) -> Path:
         """The file that the one head holds locked."""
         return self.private / "lock"
@@ -117,21 +135,39 @@ class Layout:
 
     def attempt_files(self, job: int, attempt: int) -> tuple[Path, Path]:
         """Give the files that an attempt writes its standard output and error to."""
-        out, err = stream_files(f"{job_name(job)}.{attempt}")
-        return self.attempts / out, self.attempts / err
+        return next(self.attempt_places(job, attempt))
+
+    def attempt_places(self, job: int, attempt: int) -> Iterator[tuple[Path, Path]]:
+        """Give the same, and then where an older version may have written them."""
+        for folder in folders_of(job):
+            out, err = stream_files(f"{folder}{job_name(job)}.{attempt}")
+            yield self.attempts / out, self.attempts / err
 
     def job_files(self, job: int) -> tuple[Path, Path]:
         """Give the files that hold a job's standard output and error once its result counted."""
-        out, err = stream_files(job_name(job))
-        return self.stdout / out, self.stderr / err
+        return next(self.job_places(job))
 
-    def leftovers(self) -> Iterator[tuple[int, int]]:
-        """Give job and attempt of every standard output that has not been published. Raises OSError."""
-        for path in self.attempts.iterdir():
+    def job_places(self, job: int) -> Iterator[tuple[Path, Path]]:
+        """Give the same, and then where an older version may have put them.
+
+        What stands there is older than what stands at the first place.
+        """
+        for folder in folders_of(job):
+            out, err = stream_files(folder + job_name(job))
+            yield self.stdout / out, self.stderr / err
+
+    def leftovers(self, folder: str | None = None) -> Iterator[tuple[int, int]]:
+        """Give job and attempt of every standard output that has not been published. Raises OSError.
+
+        `folder` is one of those of `folders_of`, None for all.
+        """
+        for path in (self.attempts / (folder or "")).iterdir():
             job, _, rest = path.name.partition(".")
             attempt, _, stream = rest.partition(".")
             if stream == "out" and job.isdecimal() and attempt.isdecimal():
                 yield int(job), int(attempt)
+            elif folder is None and path.name.isdecimal():
+                yield from self.leftovers(path.name)
 
     @property
     def folders(self) -> dict[str, str]:
@@ -170,6 +206,27 @@ def check_files(folder: Path, token: str, hosts: int) -> tuple[Path, list[Path]]
     return folder / f"{CHECK_PREFIX}{token}", [
         folder / f"{CHECK_PREFIX}{token}.{number}" for number in range(hosts)
     ]
+
+
+FOLDER_JOBS = 10_000  # jobs whose files share a folder
+
+
+def folders_of(job: int) -> tuple[str, ...]:
+    """Give where in each folder of outputs a job's files may be: by the rule, then by that of older versions.
+
+    Each can stand before a file name: "" is the folder itself, that of job 12345 is "10000/".
+    """
+    return ("",) if job < FOLDER_JOBS else (f"{job - job % FOLDER_JOBS}/", "")
+
+
+def attempt_names(job: int, attempt: int) -> tuple[str, str]:
+    """Give the names of an attempt's files in the folder of attempts: `0007.2.out`, `10000/12345.2.out`."""
+    return stream_files(f"{folders_of(job)[0]}{job_name(job)}.{attempt}")
+
+
+def job_names(job: int) -> tuple[str, str]:
+    """Give the names of a job's files in the folders of published outputs: `0007.out`, `10000/12345.out`."""
+    return stream_files(folders_of(job)[0] + job_name(job))
 
 
 def stream_files(stem: str) -> tuple[str, str]:

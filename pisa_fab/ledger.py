@@ -130,6 +130,16 @@ class Ledger:
         found = self._hosts.by_name[host]
         return len(found.jobs), found.slots
 
+    def waiting_at(self, host: str) -> int:
+        """Give how many jobs wait on a host for a slot there, as far as is known."""
+        found = self._hosts.by_name.get(host)
+        return found.waiting if found is not None else 0
+
+    @property
+    def sent_ahead(self) -> int:
+        """How many of the jobs that count as running wait on their hosts for a slot, as far as is known."""
+        return sum(host.waiting for host in self._hosts.by_name.values())
+
     def is_unwanted(self, job: int) -> bool:
         """Say whether a job is to be cancelled as soon as nothing of it can run any more."""
         return job in self._unwanted
@@ -177,6 +187,11 @@ class Ledger:
             "machines": self._machines.copy(),
             "quarantine": self._quarantine.snapshot(),
         }
+
+    def shift(self, seconds: float) -> None:
+        """Let all times be later by so many seconds: they are read on another clock from here on."""
+        self.doubts.shift(seconds)
+        self._quarantine.shift(seconds)
 
     # -- what has happened ---------------------------------------------------------------------------
 

@@ -136,7 +136,8 @@ class Followed:
     def follow(self) -> int:
         """Show what comes until the job has ended for good, or nobody works on it any more."""
         absent_since: float | None = None
-        self._shown = max(0, len(self._attempts.all) - 1)
+        found = self._attempts
+        self._shown = found.all.index(found.last) if found.last else max(0, len(found.all) - 1)
         if self._attempts.last is None and self.state not in FINAL:
             self.say_why()
             self._announce = True
@@ -162,6 +163,8 @@ class Followed:
         for attempt in self._attempts.all[max(self._shown, self._attempts.asked) :]:
             if attempt.number == self.output.attempt:
                 continue
+            if attempt.second and attempt is not self._attempts.last:
+                continue  # it may never count
             if self.output.attempt is not None:
                 self.finish_attempt()
             if self._announce:
@@ -282,11 +285,10 @@ class Output:
     def _paths(self) -> list[Path]:
         """Say where the file may be, after making an NFS client ask its server what is there now."""
         assert self.attempt is not None
-        own = self._layout.attempt_files(self._job, self.attempt)[self._which]
-        if not self._counted:
-            return [own]
-        published = self._layout.job_files(self._job)[self._which]
-        with contextlib.suppress(OSError):
-            for folder in (own.parent, published.parent):
-                list(folder.iterdir())
-        return [own, published]
+        paths = [files[self._which] for files in self._layout.attempt_places(self._job, self.attempt)]
+        if self._counted:
+            paths += [files[self._which] for files in self._layout.job_places(self._job)]
+            for folder in dict.fromkeys(path.parent for path in paths):
+                with contextlib.suppress(OSError):
+                    list(folder.iterdir())
+        return paths

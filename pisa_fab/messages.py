@@ -8,11 +8,13 @@ from __future__ import annotations
 import socket
 
 from pisa_fab.allowance import least_nice
-from pisa_fab.events import AttemptStarted, Ending, HostReady, Outcome
-from pisa_fab.layout import mark_on_host, note_on_host, place_on_host, stream_files
+from pisa_fab.events import AttemptStarted, Ending, HostReady, Outcome, SecondStarted
+from pisa_fab.layout import attempt_names, job_names, mark_on_host, note_on_host, place_on_host
 from pisa_fab.link import Message, worker_digest
 from pisa_fab.model import Cluster, Host, job_name
 from pisa_fab.run import Run
+
+Start = AttemptStarted | SecondStarted  # what a worker is sent an order for
 
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -59,7 +61,7 @@ def setup(run: Run, host: Host, cluster: Cluster, bounds: Message) -> Message:
     }
 
 
-def order(run: Run, start: AttemptStarted) -> Message:
+def order(run: Run, start: Start) -> Message:
     """Give the message that starts an attempt."""
     batch = run.batch
     job = batch.plan.job(run.numbering.index(start.job), start.job)
@@ -72,8 +74,8 @@ def order(run: Run, start: AttemptStarted) -> Message:
         "argv": job.argv,
         "env": own | dict(job.env),
         "timeout": batch.limits.timeout,
-        "files": stream_files(f"{name}.{start.attempt}"),
-        "published": stream_files(name),
+        "files": attempt_names(start.job, start.attempt),
+        "published": job_names(start.job),
     }
 
 

@@ -5,7 +5,7 @@ What is to be done: `Job`, `Batch`, `Host`, `Policy`. What has happened, and wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from enum import StrEnum
@@ -19,6 +19,18 @@ from pisa_fab.calendar import Calendar, Window
 def job_name(number: int) -> str:
     """Give a job's number as it stands in file names and tables: 7 is `0007`."""
     return f"{number:04d}"
+
+
+class JobState(StrEnum):
+    """Where a job stands. `succeeded`, `failed`, `lost` and `cancelled` are final."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    IN_DOUBT = "in doubt"  # its host was lost and may still be running it
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    LOST = "lost"  # given up: too many hosts were lost with it
+    CANCELLED = "cancelled"  # a person wanted it no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,9 @@ class Plan(Protocol):
     def job(self, index: int, number: int) -> Job:
         """Render one combination as the job with this number."""
 
+    def jobs(self, numbers: Iterable[int]) -> Iterator[Job]:
+        """Render all combinations in order, with these numbers."""
+
 
 class Expectation(Protocol):
     """How long a batch's jobs take, as its owner says (see `specs.times`)."""
@@ -84,6 +99,7 @@ class Policy:
         lease: seconds of silence after which head and worker act alone.
         margin: seconds that the head waits longer than the worker.
         stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
+        speculate: a job that has run so many times as long as it should may get a second attempt; 0 for none.
     """
 
     retries: int = 0
@@ -91,6 +107,7 @@ class Policy:
     lease: float = 60.0
     margin: float = 5.0
     stop_after: int = 0
+    speculate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +150,7 @@ class Batch:
         retries: how often a failed job is run again.
         max_losses: after how many lost hosts a job is given up.
         stop_after: the run stops when its first so many jobs have all failed in the same way; 0 for never.
+        speculate: a job that has run so many times as long as it should may get a second attempt; 0 for none.
         results: how `collect` parses outputs, None for not at all.
         cluster: the cluster file that the jobs file names, None for none.
         notify: the command that is run on the head when a run has ended, with `{summary}`, `{output}` and
@@ -151,6 +169,7 @@ class Batch:
     retries: int = 0
     max_losses: int = 3
     stop_after: int = 5
+    speculate: float = 0.0
     results: ResultFormat | None = None
     cluster: Path | None = None
     notify: tuple[str, ...] = ()

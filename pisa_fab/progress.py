@@ -9,14 +9,15 @@ import os
 import shlex
 import sys
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pisa_fab.canary import CommonFailure, Signature, signature
+from pisa_fab.endings import JobResult
 from pisa_fab.events import (
     AttemptEnded,
     AttemptStarted,
@@ -34,9 +35,10 @@ from pisa_fab.events import (
     JobRecord,
     JobsPaused,
     JobState,
+    SecondStarted,
     SlotsChanged,
 )
-from pisa_fab.history import History, JobResult
+from pisa_fab.history import History
 from pisa_fab.invocation import as_typed
 from pisa_fab.model import job_name
 
@@ -223,14 +225,6 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def short(path: Path) -> str:
-    """Give a path as short as it can be written from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
 def brief(history: History) -> str:
     """Give the numbers beside the bar, short enough for 80 columns."""
     scheduler = history.scheduler
@@ -240,7 +234,7 @@ def brief(history: History) -> str:
     if history.failed:
         parts.append(f"{history.failed} failed")
     if counts[JobState.RUNNING]:
-        parts.append(f"{counts[JobState.RUNNING]} running{paused(history)}")
+        parts.append(f"{history.begun} running{paused(history)}")
     parts.append(plural(len(scheduler.ready_hosts), "host") + closed(history))
     rate, left = history.rate(time.time()), history.eta(time.time())
     if rate:
@@ -304,6 +298,9 @@ def logged(event: Event) -> str:
         return f"{event.host}: gets one job, to see whether it does well again"
     if isinstance(event, AttemptStarted):
         return f"{job_name(event.job)}.{event.attempt} started on {event.host}"
+    if isinstance(event, SecondStarted):
+        what = f"{job_name(event.job)}.{event.attempt}: second attempt on {event.host}"
+        return f"{what}, because it takes longer than expected"
     if isinstance(event, AttemptEnded):
         outcome = event.outcome
         how = "succeeded" if outcome.succeeded else outcome.describe()
@@ -336,11 +333,24 @@ def paused(history: History) -> str:
     return f" ({len(history.paused)} paused)" if history.paused else ""
 
 
+def twice(history: History) -> str:
+    """Say how many of the running jobs run a second time, because they take too long; "" if none does."""
+    count = len(history.scheduler.seconds)
+    return f" ({count} with a second attempt)" if count else ""
+
+
+def running(history: History) -> str:
+    """Say how many jobs run, how many of them stand still or run twice, and how many wait on their hosts."""
+    ahead = history.scheduler.sent_ahead
+    waiting = f", {ahead} sent ahead" if ahead else ""
+    return f"{history.begun} running{paused(history)}{twice(history)}{waiting}"
+
+
 def counted(history: History) -> str:
     """Count the jobs by state: `400 jobs: 397 succeeded, 3 failed`."""
     counts = history.scheduler.counts()
     parts = [
-        f"{counts[state]} {state.value}{paused(history) if state is JobState.RUNNING else ''}"
+        running(history) if state is JobState.RUNNING else f"{counts[state]} {state.value}"
         for state in JobState
         if counts[state]
     ]
@@ -377,15 +387,25 @@ def alike(history: History) -> CommonFailure | None:
     if (found := history.canary.verdict(0)) is not None:  # those that were forgiven are among them
         return found
     kinds: dict[Signature, list[JobResult]] = defaultdict(list)
-    for job in history.jobs:
-        result = history.results.get(job)
-        if result and result.started >= history.opened_at and not result.outcome.succeeded:
+    for job in history.results.others():
+        result = history.results[job]
+        if (
+            result.started >= history.opened_at
+            and not result.outcome.succeeded
+            and is_among(job, history.jobs)
+        ):
             kinds[signature(result.outcome)].append(result)
     results = max(kinds.values(), key=len, default=[])
     if not results:
         return None
     jobs = tuple(result.job for result in results)
     return CommonFailure(jobs, tuple(dict.fromkeys(r.host for r in results)), results[0].outcome)
+
+
+def is_among(job: int, jobs: Sequence[int]) -> bool:
+    """Say whether a job is one of these, which ascend."""
+    place = bisect_left(jobs, job)
+    return place < len(jobs) and jobs[place] == job
 
 
 def hopeless(history: History) -> Iterator[str]:

@@ -6,13 +6,14 @@ while the head works. Time is an argument, in Unix seconds.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
 
 from pisa_fab import outlook
 from pisa_fab.allowance import HORIZON
 from pisa_fab.events import JobState
-from pisa_fab.forecast import Work
+from pisa_fab.forecast import ENOUGH_TO_CORRECT, Work
 from pisa_fab.history import History
 from pisa_fab.model import AtEdge, Batch, Cluster, Host
 from pisa_fab.numbering import Numbering
@@ -64,6 +65,7 @@ class Prospects:
         if batch.expect is not None:
             history.forecast.given = batch.expect.seconds
         history.scheduler.expected = self.at_most
+        history.scheduler.longest = self.longest
 
     def at_most(self, job: int) -> float | None:
         """Give how many seconds a job is expected to take at the most, None while nothing is known."""
@@ -75,6 +77,13 @@ class Prospects:
             found = forecast.expect(self.history.records[job].arguments)
             self._known[job] = found.at_most if found else None
         return self._known[job]
+
+    def longest(self, job: int) -> float | None:
+        """Give how many seconds a job should take at the most, None before a few have shown it."""
+        if self.history.forecast.learned < ENOUGH_TO_CORRECT:
+            return None
+        known = [self.at_most(job), self.history.order.last.of(job)]
+        return max((seconds for seconds in known if seconds is not None), default=None)
 
     def begin(self, time: float, say: Callable[[str], None]) -> None:
         """Say what is already known not to work out."""
@@ -103,7 +112,7 @@ class Prospects:
         """Give what is left to do, None while too little is known."""
         history = self.history
         scheduler = history.scheduler
-        waiting = list(scheduler.jobs_in(JobState.WAITING))
+        waiting = array("Q", scheduler.jobs_in(JobState.WAITING))
         todo = history.forecast.total(waiting, lambda job: history.records[job].arguments)
         left = [
             history.forecast.left(history.records[job].arguments, time - (history.started_at(job) or time))

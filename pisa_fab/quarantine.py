@@ -240,6 +240,12 @@ class Quarantine:
             "groups": (len(self._open), len(self._innocent), *map(list, ordered)),
         }
 
+    def shift(self, seconds: float) -> None:
+        """Let all times be later by so many seconds."""
+        for times in (self._terms, self._rests):
+            times.update({host: until + seconds for host, until in times.items()})
+        self._due += seconds
+
     # -- what is due ---------------------------------------------------------------------------------
 
     def decide(self, now: float) -> list[Verdict]:

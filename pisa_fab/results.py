@@ -10,6 +10,7 @@ import contextlib
 import csv
 import errno
 import io
+import itertools
 import json
 import re
 import time
@@ -19,10 +20,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from pisa_fab.endings import JobResult
 from pisa_fab.errors import PisaError
 from pisa_fab.events import JobState
-from pisa_fab.history import History, JobResult
-from pisa_fab.layout import Layout
+from pisa_fab.history import History
+from pisa_fab.layout import Layout, folders_of
 from pisa_fab.model import Batch, ResultFormat, job_name
 from pisa_fab.numbering import Numbering
 from pisa_fab.table import TableWriter, replacing
@@ -152,12 +154,21 @@ class Outputs:
         self.look()
 
     def look(self) -> None:
-        """List the folders anew, which makes an NFS client ask its server what is there now."""
+        """Begin anew to list each folder before it is used."""
         self.unpublished: set[tuple[int, int]] = set()
-        with contextlib.suppress(OSError):
-            self.unpublished = set(self.layout.leftovers())
-            list(self.layout.stdout.iterdir())
+        self.listed: set[str] = set()
         self.looked_at = time.monotonic()
+
+    def list_folder(self, folder: str) -> None:
+        """List a folder (see `folders_of`), which makes an NFS client ask its server what is there now.
+
+        That of attempts first: what is published meanwhile shows in the other.
+        """
+        self.listed.add(folder)
+        with contextlib.suppress(OSError):
+            self.unpublished.update(self.layout.leftovers(folder))
+        with contextlib.suppress(OSError):
+            list((self.layout.stdout / folder).iterdir())
 
     def read(self, job: int, attempt: int, stream: str = "out") -> str:
         """Give what this attempt, which counted, printed; `stream` is `out` or `err`.
@@ -177,12 +188,15 @@ class Outputs:
     def find(self, job: int, attempt: int, stream: str) -> str | None:
         """Give the same, None if no file shows now. Raises ParseError if it cannot be read."""
         which = ("out", "err").index(stream)
-        paths = [self.layout.job_files(job)[which]]
+        for folder in folders_of(job):
+            if folder not in self.listed:
+                self.list_folder(folder)
+        places = self.layout.job_places(job)
         if (job, attempt) in self.unpublished:
-            paths.insert(0, self.layout.attempt_files(job, attempt)[which])
-        for path in paths:
+            places = itertools.chain(self.layout.attempt_places(job, attempt), places)
+        for files in places:
             try:
-                return path.read_text("utf-8", "replace")
+                return files[which].read_text("utf-8", "replace")
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise ParseError(f"its output cannot be read: {error.strerror}") from error

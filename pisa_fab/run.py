@@ -13,12 +13,14 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from pisa_fab import requests
+from pisa_fab import checkpoint, requests
 from pisa_fab.assignments import write_assignments
+from pisa_fab.checkpoint import Keeper
 from pisa_fab.errors import RunError
 from pisa_fab.events import (
     Action,
@@ -36,9 +38,10 @@ from pisa_fab.journal import Journal
 from pisa_fab.journal import read as read_journal
 from pisa_fab.layout import Layout
 from pisa_fab.lock import RunLock
-from pisa_fab.model import Batch, Policy
+from pisa_fab.model import Batch, Job, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.processes import clock
+from pisa_fab.records import PackedRecords
 from pisa_fab.scheduler import Decision
 from pisa_fab.table import replacing
 from pisa_fab.version import __version__
@@ -73,9 +76,12 @@ class Run:
         nonce: the text by which a host shows that it sees the directory.
         epoch: which head this is, from 1.
         secret: a text that nobody else knows, the same for every head.
+        keeper: of its checkpoint.
     """
 
-    def __init__(self, batch: Batch, lock: RunLock, journal: Journal, history: History) -> None:
+    def __init__(
+        self, batch: Batch, lock: RunLock, journal: Journal, history: History, spared: int = 0
+    ) -> None:
         self.batch = batch
         self.lock = lock
         self.layout = Layout(batch.output)
@@ -86,17 +92,18 @@ class Run:
         self.epoch = history.epochs + 1
         with told(self.layout.secret):
             self.secret = take_secret(self.layout.secret)
+        self.keeper = Keeper(self.layout, self.secret, spared)
 
     def record(self, event: Event, now: float) -> list[Action]:
         """Apply an event and put it into the journal; it is safe on disk after the next `sync`."""
-        moment = time.time()
+        moment = round(time.time(), 3)  # as the journal has it, so that a replay knows the same times
         actions = self.history.apply(moment, event, now)
         self.journal.append(moment, [event])
         return actions
 
     def decide(self, now: float) -> list[Decision]:
         """Let the scheduler decide, and put what it decided into the journal."""
-        moment = time.time()
+        moment = round(time.time(), 3)
         decisions = self.history.decide(moment, now)
         self.journal.append(moment, decisions)
         return decisions
@@ -105,6 +112,7 @@ class Run:
         """Bring the journal to the disk. Raises RunError."""
         try:
             self.journal.sync()
+            self.keeper.look(self.history, self.journal)
         except OSError as error:
             raise self._no_journal(error) from error
 
@@ -115,6 +123,7 @@ class Run:
         """
         try:
             self.journal.sync()
+            self.keeper.look(self.history, self.journal)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise self._no_journal(error) from error
@@ -131,9 +140,8 @@ class Run:
         """Journal the batch, write the assignment file and the nonce. Raises RunError or UsageError."""
         self.numbering.check(wish.only or ())
         known = self.history.records
-        added = [number for number in self.numbering.sorted if number not in known]
-        for chunk in consecutive(added, RECORDS_A_LINE):
-            self.record(JobsAdded(chunk[0], [self.job_record(number) for number in chunk]), now)
+        for chunk in consecutive(self._new_jobs(known), RECORDS_A_LINE):
+            self.record(JobsAdded(chunk[0].number, PackedRecords.of([record_of(job) for job in chunk])), now)
         batch = self.numbering.sorted
         jobs = batch if wish.only is None else wish.only
         me = (__version__, socket.gethostname(), os.getpid())
@@ -159,10 +167,12 @@ class Run:
         if waiting:
             self.record(JobsCancelled(waiting), now)
 
-    def job_record(self, number: int) -> JobRecord:
-        """Give what the journal keeps of a job."""
-        job = self.batch.plan.job(self.numbering.index(number), number)
-        return JobRecord(job.key, job.argv, job.arguments)
+    def _new_jobs(self, known: Container[int]) -> Iterator[Job]:
+        """Render the jobs that the journal does not know, by number."""
+        numbers = self.numbering.sorted
+        if not numbers or all(number in known for number in numbers):
+            return iter(())
+        return (job for job in self.numbering.jobs(self.batch.plan) if job.number not in known)
 
     def _asked_for_again(self, wish: Wish) -> list[int]:
         ended_badly = [JobState.FAILED, JobState.LOST, JobState.CANCELLED]
@@ -183,11 +193,17 @@ class Run:
         return found.f_bavail * found.f_frsize
 
     def publish(self, job: int, attempt: int) -> None:
-        """Give an attempt's files the job's own names, unless its worker has done so already."""
-        pairs = zip(self.layout.attempt_files(job, attempt), self.layout.job_files(job), strict=True)
-        for source, target in pairs:
-            with contextlib.suppress(FileNotFoundError):
-                source.replace(target)
+        """Give an attempt's files the job's own names, unless its worker has done so already. Raises OSError.
+
+        What there is no room for is left to the next head; until then it is read under the attempt's name.
+        """
+        for sources in self.layout.attempt_places(job, attempt):
+            for source, target in zip(sources, self.layout.job_files(job), strict=True):
+                try:
+                    move(source, target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENOSPC, errno.EDQUOT):
+                        raise
 
     def publish_leftovers(self) -> None:
         """Publish what counted under an earlier head but was not published when that ended."""
@@ -196,6 +212,15 @@ class Run:
             result = self.history.results.get(job)
             if result and result.attempt == attempt and self.history.scheduler.state(job) in ended:
                 self.publish(job, attempt)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file, into a folder that may have to be made first. Raises OSError."""
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        source.replace(target)
 
 
 def take_secret(path: Path) -> str:
@@ -208,14 +233,19 @@ def take_secret(path: Path) -> str:
     return path.read_text("ascii")
 
 
-def consecutive(numbers: Iterable[int], most: int) -> Iterator[list[int]]:
-    """Cut ascending numbers into runs without a gap, of at most `most` each."""
-    chunk: list[int] = []
-    for number in numbers:
-        if chunk and (number != chunk[-1] + 1 or len(chunk) == most):
+def record_of(job: Job) -> JobRecord:
+    """Give what the journal keeps of a job."""
+    return JobRecord(job.key, job.argv, job.arguments)
+
+
+def consecutive(jobs: Iterable[Job], most: int) -> Iterator[list[Job]]:
+    """Cut jobs with ascending numbers into runs without a gap, of at most `most` each."""
+    chunk: list[Job] = []
+    for job in jobs:
+        if chunk and (job.number != chunk[-1].number + 1 or len(chunk) == most):
             yield chunk
             chunk = []
-        chunk.append(number)
+        chunk.append(job)
     if chunk:
         yield chunk
 
@@ -244,20 +274,28 @@ def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
     with RunLock(layout.lock, waiting) as lock:
         for path in old_requests:
             requests.remove(path)  # they were asked of a head that has died; newer ones are for us
-        history = History()
+        known = checkpoint.Restored(History(), 0, 0)
+
+        def begin(file: BinaryIO) -> tuple[int, int]:
+            nonlocal known
+            known = checkpoint.load(layout, file) or known
+            return known.offset, known.lines
 
         def replay(moment: float, event: Event) -> None:
-            history.apply(moment, event)
+            known.history.apply(moment, event)
             lock.beat(clock())  # a long journal must not look like a dead head
 
         with told(layout.journal):
-            journal = Journal.open(layout.journal, replay)
+            journal = Journal.open(layout.journal, replay, begin)
         try:
-            run = Run(batch, lock, journal, history)
+            run = Run(batch, lock, journal, known.history, known.offset)
             with told(layout.attempts):
                 run.publish_leftovers()
-            yield run
-            run.sync()
+            try:
+                yield run
+                run.sync()
+            finally:
+                run.keeper.close()
         finally:
             with contextlib.suppress(OSError):  # whoever was not told of it above has another reason to end
                 journal.close()
@@ -265,7 +303,17 @@ def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
 
 def read_history(root: Path) -> History:
     """Give what a run directory's journal amounts to, without holding it; empty where there is none."""
+    layout = Layout(root)
     history = History()
-    for moment, event in read_journal(Layout(root).journal):
+
+    def begin(file: BinaryIO) -> tuple[int, int]:
+        nonlocal history
+        found = checkpoint.load(layout, file)
+        if found is None:
+            return 0, 0
+        history = found.history
+        return found.offset, found.lines
+
+    for moment, event in read_journal(layout.journal, begin):
         history.apply(moment, event, moment)  # so what the scheduler waits for ends at a Unix time
     return history

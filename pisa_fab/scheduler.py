@@ -9,52 +9,107 @@ a monotonic clock. Every event costs O(1), because a batch may have a million jo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
+from pisa_fab.ahead import LONG, Ahead
 from pisa_fab.allowance import Horizon
+from pisa_fab.doubling import Doubling
 from pisa_fab.events import (
     Action,
     AttemptEnded,
     AttemptStarted,
+    Ending,
     Event,
     HostCleared,
     HostProbed,
     HostQuarantined,
     JobGivenUp,
     JobsCancelled,
+    RunOpened,
+    SecondStarted,
 )
-from pisa_fab.ledger import Ledger
+from pisa_fab.quarantine import Standing
+from pisa_fab.slots import ReadyHost
 from pisa_fab.states import WAITING
+from pisa_fab.stragglers import Stragglers
 
 LOOK_AHEAD = 100  # jobs that are looked at when those before them would not end in time
 LOOK_AROUND = 100  # and so many more all over the batch: in a sweep those that come next are all alike
+EDGE = 10.0  # seconds before a host has fewer slots from which on it is sent nothing ahead
+STUCK = 0.1  # seconds without an end on a host after which what waits there is wanted back, if a slot is free
+RECALL_AGAIN = 0.25  # seconds that a host has to give back what is wanted
 
-Decision = AttemptStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
+Decision = (
+    AttemptStarted | SecondStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
+)
 
 
-class Scheduler(Ledger):
-    """Which job runs where next."""
+class Scheduler(Doubling):
+    """Which job runs where next.
+
+    Attributes:
+        expected: how many seconds a job is expected to take, None for not known; near the end of a window.
+        longest: how many seconds a job should take at the most, None for not known; for `speculate:`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._draining = False
         self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
+        self._stragglers = Stragglers()
         self.expected: Callable[[int], float | None] = _unknown
+        self._ahead = Ahead()
+        self._given: dict[tuple[int, int], float] = {}  # when this head has given each attempt to its host
+        self._measured: dict[str, float] = {}  # the hosts of which something has ended, and when
+        self._moved_at: dict[str, float] = {}  # when something last ended on a host
+        self._recalled_at: dict[str, float] = {}
+        self._recall_at: float | None = None  # when to look again whether something is wanted back
+        self.longest: Callable[[int], float | None] = _unknown
+
+    def __getstate__(self) -> dict[str, object]:
+        """Give what the events determine: that is in the ledger; what is here is of this head and clock."""
+        state = {name: vars(self)[name] for name in vars(Doubling())}
+        # When a doubt ends the clock says, and with it who is queued because of that.
+        return state | {"_queues": self._queues.without(self.doubts.keys())}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Take that up, with everything else as in the beginning."""
+        self.__init__()  # type: ignore[misc]  # nobody makes a class of this one
+        vars(self).update(state)
 
     def apply(self, event: Event, now: float = 0.0) -> list[Action]:
         """Take in a fact; give what is to be done then. `now` is in monotonic seconds."""
         actions = super().apply(event, now)
-        if isinstance(event, AttemptEnded) and event.job not in self.running:
-            self._ends.pop(event.job, None)
+        if isinstance(event, AttemptEnded):
+            if event.job not in self.running:
+                self._ends.pop(event.job, None)
+                self._stragglers.ended(event.job)
+            self._measure(event, now)
+        elif isinstance(event, HostQuarantined | HostProbed | HostCleared):
+            self._measured[event.host] = now
+        elif isinstance(event, RunOpened):
+            self._ahead = Ahead()
+            self._given.clear()
         return actions
+
+    def _measure(self, event: AttemptEnded, now: float) -> None:
+        given, outcome = self._given.pop((event.job, event.attempt), None), event.outcome
+        if given is None:
+            return
+        self._moved_at[event.host] = self._measured[event.host] = now
+        if outcome.succeeded:
+            overhead = now - given - outcome.waited - outcome.seconds
+            self._ahead.succeeded(event.host, outcome.seconds, overhead)
+        elif outcome.ending is not Ending.STOPPED:
+            self._ahead.failed(event.host, outcome.seconds)
 
     def wake_at(self) -> float | None:
         """Say when `decide` may have something new to say though nothing happens."""
         if self._draining:
             return None
-        due = [self.doubts.wake_at(), self._quarantine.wake_at()]
+        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._stragglers.wake_at, self._recall_at]
         return min((moment for moment in due if moment is not None), default=None)
 
     def set_horizon(self, host: str, horizon: Horizon) -> None:
@@ -64,6 +119,31 @@ class Scheduler(Ledger):
         else:
             self._horizons.pop(host, None)
 
+    @property
+    def waiting(self) -> int:
+        """How many of the batch's jobs wait."""
+        return self._states.waiting()
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the fresh jobs come in an order that was given."""
+        return self._queues.is_in_order
+
+    def fresh(self) -> list[int]:
+        """Give the jobs that wait and have had no turn yet, ascending."""
+        return self._queues.fresh(self._states.codes, WAITING)
+
+    def put_in_order(self, jobs: Sequence[int]) -> None:
+        """Let the fresh jobs, which are these, come in this order, until some are asked for again.
+
+        That decides nothing about what has happened, so it need not be the same in a replay.
+        """
+        self._queues.put_in_order(jobs)
+
+    def spread(self, most: int) -> list[int]:
+        """Give up to so many of the fresh jobs, evenly from the order that was given."""
+        return self._queues.spread(self._states.codes, WAITING, most)
+
     def drain(self) -> None:
         """Let `decide` decide nothing any more."""
         self._draining = True
@@ -71,8 +151,9 @@ class Scheduler(Ledger):
     def decide(self, now: float) -> list[Decision]:
         """Fill the free slots and give up what is hopeless; already applied when it returns.
 
-        Jobs lost with their hosts come first, fresh ones in the order of their numbers next, retries last.
-        Each goes to the host that runs the fewest, but not where it just failed if another host is free.
+        Jobs lost with their hosts come first, fresh ones next (by their numbers, or in the order that was
+        given), retries last. Each goes to the host that runs the fewest, but not where it just failed if
+        another host is free. When no slot is free, hosts are sent more that will soon have one (see `ahead`).
         """
         if self._draining:
             return []
@@ -89,16 +170,78 @@ class Scheduler(Ledger):
             self.apply(decision, now)
         decisions += ends
         self._set_slots()
+        self._set_ahead()
         decisions += self._start_last_chances(now)
-        decisions += self._start_in_time(now) if self._horizons else self._start_all()
+        if self._horizons:
+            decisions += self._start_in_time(now)
+            decisions += self._start_all(now, free=False)
+        else:
+            decisions += self._start_all(now)
+        if self.policy.speculate:
+            for decision in decisions:
+                if isinstance(decision, AttemptStarted):
+                    self._stragglers.started(decision, now)
+            decisions += self._start_seconds(now)
         return decisions
 
-    def _start_all(self) -> Iterator[AttemptStarted]:
+    def _set_ahead(self) -> None:
+        for name in self._measured:
+            host = self._hosts.by_name.get(name)
+            if host is not None:
+                is_trusted = self._quarantine.standing(name) is Standing.TRUSTED
+                most = self._ahead.most(name, host.slots) if is_trusted else 0
+                if most != host.ahead:
+                    self._hosts.set_ahead(name, most)
+        self._measured.clear()
+
+    def _start_all(self, now: float, *, free: bool = True) -> Iterator[AttemptStarted]:
+        """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon.
+
+        Nothing is sent ahead that was lost or failed: should a host be lost again, then with few of them, and
+        none of the others waits behind one that fails.
+        """
+        near = {host for host, horizon in self._horizons.items() if horizon.falls[0][0] < now + EDGE}
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
-            host = self._hosts.pick(found[1])
-            if host is None:
+            job, avoid = found
+            host = self._hosts.pick(avoid) if free else None
+            if host is None and not avoid:
+                host = self._hosts.pick_ahead(near)
+            if host is None or (self._horizons and self._is_long(job)):
                 break
-            yield self._start(found[0], host, 0.0, None)
+            yield self._start(job, host, now, None)
+
+    def _is_long(self, job: int) -> bool:
+        seconds = self.expected(job)
+        return seconds is not None and seconds >= LONG
+
+    def recalls(self, now: float) -> list[tuple[str, int]]:
+        """Say which hosts are to give back how many of the jobs that wait there.
+
+        When slots are free and no job waits here: from hosts that will not begin them for a while. From one
+        on which nothing ends all of them, else the half. It is sent nothing ahead until something ends there.
+        """
+        self._recall_at = None
+        if self._draining or self._queues.next(self._states.codes, WAITING) is not None:
+            return []
+        if not self._hosts.has_free():
+            return []
+        found: list[tuple[str, int]] = []
+        for host in [host for host in self._hosts.by_name.values() if host.waiting]:
+            self._recall_at = now + STUCK
+            if most := self._wanted_back(host, now):
+                self._recalled_at[host.name] = now
+                self._hosts.set_ahead(host.name, 0)
+                found.append((host.name, most))
+        return found
+
+    def _wanted_back(self, host: ReadyHost, now: float) -> int:
+        overhead = self._ahead.overhead(host.name)
+        if now < self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead:
+            return 0
+        if now > self._moved_at.get(host.name, -inf) + STUCK + overhead:
+            return host.waiting
+        is_much = self._ahead.work(host.waiting, host.slots) > 2 * overhead
+        return (host.waiting + 1) // 2 if is_much else 0
 
     def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
         """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""
@@ -147,6 +290,7 @@ class Scheduler(Ledger):
         if seconds is not None:
             self._ends[job] = now + seconds
         started = AttemptStarted(job, self._states.attempts[job] + 1, host)
+        self._given[(job, started.attempt)] = now
         self._on_started(started)
         return started
 
@@ -166,6 +310,28 @@ class Scheduler(Ledger):
             if host is not None:
                 closed.add(host)
                 yield self._start(job, host, now, seconds)
+
+    def _start_seconds(self, now: float) -> Iterator[SecondStarted]:
+        """Give jobs that take much longer than they should to a second host, when nothing else waits.
+
+        Not what may take hosts down with it, nor on a host that is not trusted, or where the job has failed.
+        """
+        self._stragglers.rest()
+        if self.waiting or self._hosts.pick("") is None:
+            return
+        untrusted = {host for host in self._hosts.by_name if self.is_quarantined(host)}
+        running = [start for job, start in self.running.items() if self._may_be_doubled(job)]
+        for job in self._stragglers.overdue(running, self.longest, self.policy.speculate, now):
+            seconds = self.expected(job) if self._horizons else None
+            bad = {self.running[job].host, *self._budgets.failed_on(job)}
+            host = self._hosts.pick("", untrusted | bad | self._closed_to(seconds, now))
+            if host is not None:
+                second = SecondStarted(job, self._states.attempts[job] + 1, host)
+                self._on_second(second)
+                yield second
+
+    def _may_be_doubled(self, job: int) -> bool:
+        return job not in self._doubled and job not in self._unwanted and not self._has_last_chance(job)
 
 
 def _unknown(job: int) -> None:

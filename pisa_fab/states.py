@@ -73,6 +73,10 @@ class States:
         """Count the batch's jobs in each state."""
         return dict(zip(_STATES, self._counts, strict=True))
 
+    def waiting(self) -> int:
+        """Count the batch's jobs that wait."""
+        return self._counts[WAITING]
+
     def final(self) -> int:
         """Count the batch's jobs in final states."""
         return sum(self._counts[_CODES[state]] for state in FINAL)

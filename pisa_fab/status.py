@@ -14,11 +14,13 @@ from typing import Any
 
 from pisa_fab import lock
 from pisa_fab.attempts import Attempt, Attempts
+from pisa_fab.endings import JobResult
 from pisa_fab.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_HOST, EXIT_OK, UsageError
 from pisa_fab.events import JobState, Outcome
 from pisa_fab.follow import JournalFollower, is_at_work
-from pisa_fab.history import History, JobResult
-from pisa_fab.invocation import as_typed
+from pisa_fab.forecast import Given
+from pisa_fab.history import History
+from pisa_fab.invocation import as_typed, short
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
@@ -30,7 +32,6 @@ from pisa_fab.progress import (
     harmless,
     plural,
     problems,
-    short,
     was_hopeless,
 )
 from pisa_fab.why import AGAIN, Use, unknown, uses, waiting, why
@@ -133,6 +134,8 @@ def as_json(history: History, layout: Layout, *, head: bool) -> str:
         "jobs": len(scheduler.jobs),
         "left_out": history.opened.left_out if history.opened else 0,
         "paused": [job_name(job) for job in sorted(history.paused)],
+        "sent_ahead": scheduler.sent_ahead,
+        "second": {job_name(job): second.host for job, second in sorted(scheduler.seconds.items())},
         "counts": {state.value: counts[state] for state in JobState},
         "rate": history.rate(now) if head else None,
         "eta_seconds": history.eta(now) if head else None,
@@ -154,7 +157,7 @@ def host_as_json(use: Use) -> dict[str, Any]:
         "host": host.name,
         "state": use.state,
         "slots": host.slots,
-        "running": host.running,
+        "running": use.running,
         "paused": host.paused,
         "done": host.done,
         "reason": use.reason,
@@ -180,10 +183,13 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 # -- one job ------------------------------------------------------------------------------------------------
 
 
-def describe_job(layout: Layout, job: int) -> Iterator[str]:
-    """Give the lines of `status --job`: everything about one job. Raises UsageError if there is none."""
+def describe_job(layout: Layout, job: int, given: Given | None = None) -> Iterator[str]:
+    """Give the lines of `status --job`: everything about one job. Raises UsageError if there is none.
+
+    `given` is what the jobs file says of how long jobs take, which the order of those that wait follows.
+    """
     head = is_at_work(layout)
-    history, attempts = read_job(layout, job)
+    history, attempts = read_job(layout, job, given)
     record, now = history.records[job], time.time()
     yield f"{job_name(job)}  {state_of_job(history, job)}"
     for line in why(history, job, head=head, now=now):
@@ -211,13 +217,14 @@ def as_pasted(line: str) -> str:
     return f"{AGAIN.partition(':')[0]}: {as_typed('submit', *options.split())}" if found and not tip else line
 
 
-def read_job(layout: Layout, job: int) -> tuple[History, Attempts]:
+def read_job(layout: Layout, job: int, given: Given | None) -> tuple[History, Attempts]:
     """Read the journal for the sake of one job. Raises UsageError if there is no such job."""
     attempts = Attempts(job)
     follower = JournalFollower(layout.journal, attempts.take)
     follower.update()
     if job not in follower.history.records:
         raise UsageError(unknown(follower.history, job), f"see the assignment file, or: {as_typed('status')}")
+    follower.history.forecast.given = given
     return follower.history, attempts
 
 
@@ -241,19 +248,20 @@ def attempt_lines(attempt: Attempt) -> Iterator[str]:
 
 def file_lines(layout: Layout, job: int, attempts: Attempts) -> Iterator[str]:
     """Name the files that hold what it wrote, as far as they show here."""
-    kept = [*layout.job_files(job)]
-    for attempt in attempts.all[-MOST_ATTEMPTS:]:
-        kept += layout.attempt_files(job, attempt.number)
-    shown = [path for path in kept if path.is_file()]
+    places = [layout.job_places(job)]
+    places += [layout.attempt_places(job, attempt.number) for attempt in attempts.all[-MOST_ATTEMPTS:]]
+    streams = [ways for files in places for ways in zip(*files, strict=True)]
+    found = [next((path for path in ways if path.is_file()), None) for ways in streams]
+    shown = [path for path in found if path is not None]
     if shown:
         yield "files:"
         yield from (f"  {short(path)}" for path in shown)
 
 
-def job_as_json(layout: Layout, job: int) -> str:
+def job_as_json(layout: Layout, job: int, given: Given | None = None) -> str:
     """Give everything about one job as one JSON object. Raises UsageError if there is none."""
     head = is_at_work(layout)
-    history, attempts = read_job(layout, job)
+    history, attempts = read_job(layout, job, given)
     record = history.records[job]
     view = history.scheduler.look(job)
     data = {

@@ -6,11 +6,14 @@ Rows end in a newline, and what holds one of any kind is quoted.
 from __future__ import annotations
 
 import csv
+import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+_QUOTED = re.compile('["\r\n]')  # what makes the csv module quote a cell, beside a comma
 
 
 @contextmanager
@@ -41,6 +44,14 @@ class TableWriter:
     def write(self, line: str) -> int:
         """Take one row from the csv module."""
         return self._file.write(line[:-2] + "\n")
+
+    def texts(self, cells: Sequence[str]) -> None:
+        """Write one row of two texts or more: the same as `row`, but fast where nothing is to be quoted."""
+        line = ",".join(cells)
+        if line.count(",") == len(cells) - 1 and _QUOTED.search(line) is None:
+            self._file.write(f"{line}\n")
+        else:
+            self._writer.writerow(cells)
 
     def row(self, cells: Iterable[object]) -> None:
         """Write one row; None is an empty cell."""

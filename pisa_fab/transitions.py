@@ -20,6 +20,9 @@ class Happening(StrEnum):
     FAILED = "failed, no retries left"
     FAILED_ONCE = "failed, retries left"
     STOPPED = "stopped"
+    DOUBLED = "given to a second host"
+    PUT_ASIDE = "one of two ended without success"
+    ONE_LOST = "host of one of two lost"
     HOST_ENDED = "worker ended"
     HOST_SILENT = "host lost"
     HEAD_GONE = "another head took over"
@@ -44,6 +47,9 @@ TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(
         (JobState.RUNNING, Happening.FAILED): JobState.FAILED,
         (JobState.RUNNING, Happening.FAILED_ONCE): JobState.WAITING,
         (JobState.RUNNING, Happening.STOPPED): JobState.WAITING,
+        (JobState.RUNNING, Happening.DOUBLED): JobState.RUNNING,
+        (JobState.RUNNING, Happening.PUT_ASIDE): JobState.RUNNING,
+        (JobState.RUNNING, Happening.ONE_LOST): JobState.RUNNING,
         (JobState.RUNNING, Happening.HOST_ENDED): JobState.WAITING,
         (JobState.RUNNING, Happening.HOST_SILENT): JobState.IN_DOUBT,
         (JobState.RUNNING, Happening.HEAD_GONE): JobState.IN_DOUBT,

@@ -90,7 +90,7 @@ class Watched:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.news: list[str] = []
-        self._journal = JournalFollower(layout.journal, self._happened)
+        self._journal = JournalFollower(layout.journal, self._happened, spared=layout)
         self._head = HeadFollower(layout)
         self._begun = 0
         self._told_until = float("inf")  # what happened before somebody looked is no news
@@ -274,14 +274,14 @@ def rows_of(found: Sequence[Use], room: int) -> list[tuple[str, ...]]:
 def row_of(use: Use) -> tuple[str, ...]:
     """Give the cells of one host; slots are those that it has now."""
     host = use.host
-    return (host.name, use.state, str(use.slots), str(host.running), str(host.done), use.reason)
+    return (host.name, use.state, str(use.slots), str(use.running), str(host.done), use.reason)
 
 
 def group_of(found: Sequence[Use], state: str) -> tuple[str, ...]:
     """Give the cells of several hosts."""
     numbers = (
         sum(use.slots for use in found),
-        sum(use.host.running for use in found),
+        sum(use.running for use in found),
         sum(use.host.done for use in found),
     )
     names = listed([use.host.name for use in found])

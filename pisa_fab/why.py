@@ -7,7 +7,7 @@ as `follow` and `run.read_history` keep them; the answers are for a person, a li
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pisa_fab.events import JobState
 from pisa_fab.history import History, HostView
@@ -32,6 +32,7 @@ class Use:
         state: that of the history, or `resting` (it could start nothing a moment ago), `probed`, or `held`
             (somebody else needs it, or it has no memory to spare).
         slots: how many jobs it may run at once now.
+        running: how many it runs, without those that wait there for a slot.
         reason: why these are not all of its slots, or "".
     """
 
@@ -39,10 +40,16 @@ class Use:
     state: str
     slots: int
     reason: str = ""
+    running: int = 0
 
 
 def use_of(history: History, host: HostView, now: float) -> Use:
     """Say how a host can be used now."""
+    running = host.running - history.scheduler.waiting_at(host.name)
+    return replace(_use_of(history, host, now), running=running)
+
+
+def _use_of(history: History, host: HostView, now: float) -> Use:
     until = history.scheduler.held_until(host.name)
     held = until is not None and until > now
     if host.state == "quarantined":
@@ -71,7 +78,7 @@ def obstacle(history: History, now: float, ahead: int = 0) -> str:
     found = uses(history, now)
     if not found:
         return "no host has answered yet"
-    slots, busy = sum(use.slots for use in found), len(history.scheduler.running)
+    slots, busy = sum(use.slots for use in found), history.begun
     if not slots:
         what = "no host is ready" if not history.scheduler.ready_hosts else "no host gets jobs for now"
         return f"{what}: {'; '.join(_reasons(found))}"
@@ -106,6 +113,7 @@ def waiting(history: History, *, head: bool, now: float) -> str:
 
 def why(history: History, job: int, *, head: bool, now: float) -> list[str]:
     """Say in one to three lines why a job runs, does not run yet, or runs no more; `now` is Unix time."""
+    history.order.look()
     view = history.scheduler.look(job)
     if view.state in _ENDED:
         return [*_ENDED[view.state](history, job, view), *([] if view.wanted else [_left_out(history)])]
@@ -193,6 +201,11 @@ def _running(history: History, job: int, view: JobView, *, head: bool, now: floa
             yield f"it runs on {started.host}{when}{took}, attempt {started.attempt}"
     else:
         yield f"it was running on {started.host}{when}, attempt {started.attempt}, when its head ended"
+    if (second := history.scheduler.seconds.get(job)) is not None:
+        yield (
+            f"second attempt ({second.attempt}) on {second.host}, because it takes longer than expected; "
+            "the first success counts"
+        )
     if view.unwanted:
         yield "it was asked to be cancelled and is being ended"
     if not head:

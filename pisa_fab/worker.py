@@ -21,8 +21,10 @@ The conversation is one JSON object a line. From the head:
              title (of our processes, for the same people), bounds (the first message of that kind)
     bounds   phases: [[in seconds, slots, nice], ...], the first in 0 seconds; at_edge and owner: what to do
              with jobs that are too many, and when somebody else needs the PC (the rules of `presence`)
-    run      job, attempt, argv, env, timeout (seconds or null), the names of two files, out and err: `files`
-             while it runs, `published` when it counts
+    run      job, attempt, argv, env, timeout (seconds or null), the names of two files, out and err, in these
+             folders or in a subfolder of them: `files` while it runs, `published` when it counts. It is begun
+             when a slot is free; until then it waits here
+    recall   most: give back so many of the jobs that wait here, the youngest first
     ack      ids: [[job, attempt, publish], ...]: these results are in the journal
     pong     at: the number of the `ping` that this answers
     stop     end every running job, or with ids: [[job, attempt], ...] these alone
@@ -32,8 +34,9 @@ From the worker: `ready` (python, cores, pid, machine, resumed, holds: [[job, at
 `unusable` (reason) or `superseded`, once; `state` (busy: who else needs the PC; full: why nothing new may be
 started; paused: [[job, attempt], ...]), also in `ready`, whenever that changes; `unusable` again when its
 user stops it at the PC; `ended` (job, attempt, outcome), again in every new conversation until it is
-acknowledged; `published` (ids, with the next message); `ping` (at); `notice` (text for the person); `bye`,
-the last one. Nothing here ever blocks on the head: what it does not read is kept.
+acknowledged, and with others while no slot stands idle for want of orders; `published` (ids, with the next
+message); `ping` (at); `notice` (text for the person); `bye`, the last one. Nothing here ever blocks on the
+head: what it does not read is kept.
 
 The lease. The worker says what its clock shows (`ping`), the head sends that number back. What counts is when
 the worker sent what was answered, so an answer that was delayed on its way renews nothing. When a lease has
@@ -62,7 +65,7 @@ import sys
 import time
 
 from pisa_fab.bounds import REQUEUE, Bounds, measures
-from pisa_fab.execution import Attempt, Turns
+from pisa_fab.execution import Attempt, Turns, open_output, rename
 from pisa_fab.lease import Lease
 from pisa_fab.light import find_program, loads, signal
 from pisa_fab.notes import Note, name_process, remove_notes, stop_order
@@ -111,8 +114,14 @@ LOOK_INTERVAL = 1.0  # seconds between two looks at other people, and at the mem
 IDLE_INTERVAL = 5.0  # the same while nothing runs and nobody's coming changes that
 OUTSIDE = "no more may run at this hour"
 IGNORE = "ignore"  # the rule for a PC that nobody else uses
+WORTH_TELLING = 0.001  # seconds that a job waited for its slot
+LINGER = 0.1  # seconds for which the end of a job is no news that is worth a message of its own
 SWEEPS = 3  # further looks at processes that cannot be told whose they are
 SWEEP_INTERVAL = 0.3  # seconds between them
+SWEEP_BREAK = 0.05  # seconds between two of them while one job ends after the other
+# Signals that jobs find as any program does, whatever this one makes of them.
+DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MARK_BYTES = MARK.encode("ascii")
 # The host, not the job, is why a process was not started.
 REFUSALS = {errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE}
 REFUSALS |= {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
@@ -152,10 +161,12 @@ class Worker:
         self.epoch: int = setup["epoch"]
         self.mark: str = setup["mark"]
         self.running: dict[int, Attempt] = {}  # by pid
+        self.queue: dict[tuple[int, int], Attempt] = {}  # by id: those that wait for a slot, in their order
         self.reported: dict[tuple[int, int], Attempt] = {}  # by id, until the head has acknowledged it
         self.published: list[tuple[int, int]] = []  # not worth a message of its own
         self.unconfirmed: list[tuple[float, tuple[int, int]]] = []  # published, and when that was said
-        self.environment: dict[str, str] = {}
+        self.environment: dict[bytes, bytes] = {}  # as the system wants it, so that this is done once
+        self.null = os.open(os.devnull, os.O_RDONLY)
         self.folders: dict[str, int] = {}
         self.programs: dict[tuple[str, str], str] = {}  # (name, PATH) -> file
         self.setup: dict[str, Any] | None = None  # while it is being carried out
@@ -163,7 +174,7 @@ class Worker:
         self.set_up_until = 0.0  # when to give up
         self.has_unmarked = False  # whether there are processes that cannot be told whose they are
         self.sweeps = 0  # how often to look at them again
-        self.sweep_at = 0.0
+        self.sweep_at = self.swept_at = 0.0
         self.bounds = Bounds(0.0, [(0.0, 1, 0)], "finish")
         self.presence: Presence | None = None  # once set up
         self.owner: dict[str, Any] = {}  # the rules of `presence`
@@ -175,6 +186,8 @@ class Worker:
         self.turns = Turns()
         self.looked_at = self.look_at = 0.0
         self.regulated_at = 0.0
+        self.regulated_slots = 0  # which held then
+        self.linger_until = 0.0  # when what there is to say has waited long enough
         self.told: tuple[object, ...] = ()  # what the head knows of busy, full and paused
         self.told_to_leave = False  # by a signal
         self.leaving = False
@@ -201,7 +214,7 @@ class Worker:
             self.attend_set_up()
             self.enforce()
             self.look_around()
-            if self.wire is not None and not self.wire.flush():
+            if self.wire is not None and not self.lingers() and not self.wire.flush():
                 self.detach()
         self.say_farewell()
 
@@ -212,7 +225,8 @@ class Worker:
     def wait(self, wake: int) -> list[Any]:
         """Wait until there is something to do; give what can be read."""
         readers: list[Any] = [wake]
-        writers = [self.wire.sink] if self.wire is not None and self.wire.outgoing else []
+        has_news = self.wire is not None and self.wire.outgoing and not self.lingers()
+        writers = [self.wire.sink] if self.wire is not None and has_news else []
         if not self.leaving:
             if self.wire is not None:
                 readers.append(self.wire.source)
@@ -225,6 +239,7 @@ class Worker:
         """Give the seconds until something is due by time alone, None for never."""
         due = [attempt.deadline() for attempt in self.running.values()]
         due.append(self.sweep_at if self.sweeps else None)
+        due.append(self.linger_until if self.lingers() else None)
         if not self.leaving:
             due.append(self.lease.ends_at)
             due.append(self.lease.next_ping if self.wire is not None and self.wire.is_set_up else None)
@@ -263,6 +278,7 @@ class Worker:
         self.setup = None
         if self.place is not None:
             self.place.close()
+        self.give_back(len(self.queue), "the worker is leaving")
         for attempt in self.running.values():
             attempt.end("stopped", kill_at)
 
@@ -292,14 +308,14 @@ class Worker:
             hush()
         self.wire = None
         self.setup = None
-        if self.place is None or not (self.running or self.reported):
+        if self.place is None or not (self.running or self.queue or self.reported):
             self.leave(clock() + self.grace)
 
     def handle(self, message: dict[str, Any]) -> None:
         """Carry out one message."""
         op = message["op"]
         if op == "run":
-            self.start(Attempt(message, self.mark))
+            self.take(Attempt(message, self.mark))
         elif op == "ack":
             self.acknowledge(message["ids"])
         elif op == "pong":
@@ -307,6 +323,8 @@ class Worker:
             self.unconfirmed = [entry for entry in self.unconfirmed if entry[0] >= message["at"]]
         elif op == "stop":
             self.stop(message.get("ids"))
+        elif op == "recall":
+            self.give_back(message["most"], "it was wanted elsewhere")
         elif op == "quit":
             self.leave(clock() + self.grace)
         elif op == "bounds":
@@ -322,6 +340,7 @@ class Worker:
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the head, if there is one, and before it what could wait for a message."""
+        self.linger_until = 0.0
         if self.wire is None:
             return
         if self.published and self.wire.is_set_up:
@@ -329,6 +348,10 @@ class Worker:
             self.unconfirmed += [(clock(), id) for id in done]
             self.wire.put({"op": "published", "ids": done})
         self.wire.put(message)
+
+    def lingers(self) -> bool:
+        """Say whether what there is to say may wait for more: there is work for every slot that gets free."""
+        return bool(self.queue) and self.linger_until > clock()
 
     def say_farewell(self) -> None:
         """Write what is left, as long as the head reads it."""
@@ -443,7 +466,7 @@ class Worker:
 
     def adjust(self, setup: dict[str, Any]) -> None:
         """Take over what the head wants."""
-        if self.running or self.reported:
+        if self.running or self.queue or self.reported:
             self.lease.resize(clock(), setup["lease"])
         else:
             self.lease = Lease(clock(), setup["lease"])  # no head relies on the end of what has not begun
@@ -453,7 +476,8 @@ class Worker:
         # while others need the rest, and behind their long turns it would be seconds late to let them stand.
         self.nice = max(os.getpriority(os.PRIO_PROCESS, 0), setup["nice"])
         stand_back(self.nice)
-        self.environment = environment_of_jobs(setup)
+        environment = environment_of_jobs(setup)
+        self.environment = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
         self.programs = {}
         self.take_bounds(setup["bounds"])
         self.confinement = None
@@ -467,7 +491,7 @@ class Worker:
         """Tell the head what there is, and again what it has not acknowledged."""
         if self.wire is None:
             return
-        held = [*self.running.values(), *self.reported.values()]
+        held = [*self.running.values(), *self.queue.values(), *self.reported.values()]
         self.say(
             {
                 "op": "ready",
@@ -536,6 +560,9 @@ class Worker:
         self.regulated_at = now
         slots, nice = self.bounds.at(now)
         nice = max(nice, self.nice)
+        if self.presence.busy or slots < self.regulated_slots:
+            self.give_back(len(self.queue), "fewer may run here now")
+        self.regulated_slots = slots
         attempts = [attempt for attempt in self.running.values() if not attempt.ending]
         stand = [attempt.paused_at is not None for attempt in attempts]
         busy, owner = bool(self.presence.busy), self.owner["policy"]
@@ -553,6 +580,7 @@ class Worker:
                 attempt.pause(now)  # what was just being started
             elif nice > attempt.nice:
                 attempt.stand_back(nice)
+        self.fill()
         self.tell_state(now)
 
     def state(self) -> dict[str, Any]:
@@ -578,9 +606,9 @@ class Worker:
 
     # -- jobs -----------------------------------------------------------------------------------------------
 
-    def start(self, attempt: Attempt) -> None:
-        """Start an attempt, or report at once that it could not be started."""
-        if attempt.id in self.reported or attempt.id in [other.id for other in self.running.values()]:
+    def take(self, attempt: Attempt) -> None:
+        """Take an order: start it, let it wait for a slot, or say that it cannot be begun."""
+        if attempt.id in self.reported or attempt.id in self.queue or self.is_running(attempt.id):
             return  # said twice
         if self.leaving or self.lease.is_over(clock()):
             self.report(attempt, "refused", tail="not started: the worker is leaving")
@@ -589,14 +617,41 @@ class Worker:
         if self.presence.busy or not self.bounds.at(clock())[0]:
             self.report(attempt, "stopped", tail="not started: nothing may run here at the moment")
             return
+        self.queue[attempt.id] = attempt
+        self.fill()
+
+    def is_running(self, id: tuple[int, int]) -> bool:
+        """Say whether an attempt runs here."""
+        return any(attempt.id == id for attempt in self.running.values())
+
+    def fill(self) -> None:
+        """Start what waits, as long as there is a slot for it."""
+        if not self.queue or self.leaving:
+            return
+        slots, nice = self.bounds.at(clock())
+        while self.queue and len(self.running) < slots:
+            self.start(self.queue.pop(next(iter(self.queue))), max(nice, self.nice))
+
+    def give_back(self, most: int, why: str) -> None:
+        """Report that waiting jobs will not be begun here, the youngest first."""
+        for id in list(reversed(self.queue))[:most]:
+            attempt = self.queue.pop(id)
+            attempt.began = clock()
+            self.report(attempt, "stopped", tail="not started: " + why)
+
+    def start(self, attempt: Attempt, nice: int) -> None:
+        """Start an attempt that stands back so far, or report at once that it could not be started."""
+        attempt.began = clock()
         complaint = f"cannot start {attempt.argv[0]}: "
         try:
             attempt.pid = self.execute(attempt)
         except RefusedError as error:
-            self.report(attempt, "refused", tail=complaint + str(error))
+            self.refuse(attempt, complaint + str(error))
         except OSError as error:
-            ending = "refused" if error.errno in REFUSALS else "not started"
-            self.report(attempt, ending, tail=complaint + str(error.strerror))
+            if error.errno in REFUSALS:
+                self.refuse(attempt, complaint + str(error.strerror))
+            else:
+                self.report(attempt, "not started", tail=complaint + str(error.strerror))
         except ValueError as error:
             self.report(attempt, "not started", tail=complaint + str(error))
         else:
@@ -604,17 +659,21 @@ class Worker:
             self.look_at = min(self.look_at, max(attempt.began, self.looked_at + LOOK_INTERVAL))
             if self.confinement is not None:
                 self.confinement.confine(attempt.pid)
-            nice = max(self.nice, self.bounds.at(attempt.began)[1])
             self.turns.give(attempt.pid, nice)  # what it has started meanwhile: `regulate`
+
+    def refuse(self, attempt: Attempt, why: str) -> None:
+        """Report that nothing can be started here at the moment, and give back what waits."""
+        self.report(attempt, "refused", tail=why)
+        self.give_back(len(self.queue), "nothing can be started here at the moment")
 
     def execute(self, attempt: Attempt) -> int:
         """Give the pid of its process, started with its files. Raises RefusedError, OSError, ValueError."""
         files: list[int] = []
+        folder = self.folders["attempts"]
         try:
             try:
                 for name in (attempt.out, attempt.err):
-                    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-                    files.append(os.open(name, flags, 0o666, dir_fd=self.folders["attempts"]))
+                    files.append(open_output(name, folder))
             except OSError as error:
                 raise RefusedError(f"its output files cannot be made: {error.strerror}") from error
             return self.spawn(attempt, *files)
@@ -627,27 +686,29 @@ class Worker:
 
         Not in a session: what Linux calls an autogroup is made for each, with a full share of the processor.
         """
-        environment = dict(self.environment)
-        environment.update(attempt.env)
-        environment[MARK] = attempt.mark
+        environment = self.environment.copy()
+        for name, value in attempt.env.items():
+            environment[os.fsencode(name)] = os.fsencode(value)
+        environment[MARK_BYTES] = attempt.mark.encode("ascii")
+        program = attempt.argv[0]
+        if os.sep not in program:
+            program = self.find(program, os.fsdecode(environment.get(b"PATH", os.defpath)))
         return os.posix_spawn(
-            self.find(attempt.argv[0], environment.get("PATH", os.defpath)),
+            program,
             attempt.argv,
             environment,
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, self.null, 0),
                 (os.POSIX_SPAWN_DUP2, out, 1),
                 (os.POSIX_SPAWN_DUP2, err, 2),
             ],
             setpgroup=0,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+            setsigmask=(),
+            setsigdef=DEFAULTED,
         )
 
     def find(self, program: str, search: str) -> str:
-        """Give the file of a program; one without a slash is looked up in PATH."""
-        if os.sep in program:
-            return program
+        """Give the file of a program without a slash, looked up in PATH."""
         key = (program, search)
         if key not in self.programs:
             found = find_program(program, search)
@@ -658,6 +719,8 @@ class Worker:
 
     def stop(self, ids: list[list[int]] | None) -> None:
         """End these attempts, or all."""
+        for id in [id for id in self.queue if ids is None or list(id) in ids]:
+            self.report(self.queue.pop(id), "stopped", tail="not started: it was to be stopped")
         for attempt in self.running.values():
             if ids is None or list(attempt.id) in ids:
                 attempt.end("stopped", clock() + self.grace)
@@ -670,7 +733,7 @@ class Worker:
             except ChildProcessError:
                 return  # nothing runs, and nothing was left
             if ended is None:
-                self.sweep(SWEEPS)
+                self.sweep_soon()
                 return
             attempt = self.running.pop(ended.si_pid, None)
             if attempt is not None:
@@ -678,7 +741,16 @@ class Worker:
                 send(-attempt.pid, signal.SIGKILL)
             _, status, usage = os.wait4(ended.si_pid, 0)
             if attempt is not None:
+                self.fill()
                 self.conclude(attempt, status, usage)
+
+    def sweep_soon(self) -> None:
+        """Sweep now, or in a moment where jobs end so fast that it would have to be done all the time."""
+        now = clock()
+        if now >= self.swept_at + SWEEP_BREAK:
+            self.sweep(SWEEPS)
+        elif self.sweeps < SWEEPS + 1:
+            self.sweeps, self.sweep_at = SWEEPS + 1, self.swept_at + SWEEP_BREAK
 
     def sweep(self, again: int) -> None:
         """Kill what was left behind, and look again if something is there that cannot be told whose it is.
@@ -686,8 +758,9 @@ class Worker:
         A process that is just executing another program shows no environment for a moment.
         """
         kill_all(self.strays)
+        self.swept_at = clock()
         self.sweeps = again if self.has_unmarked else 0
-        self.sweep_at = clock() + SWEEP_INTERVAL
+        self.sweep_at = self.swept_at + SWEEP_INTERVAL
 
     def strays(self) -> list[int]:
         """Give what jobs that have ended left outside their process groups.
@@ -741,6 +814,8 @@ class Worker:
         """Tell the head that an attempt has ended, and keep that until it is acknowledged."""
         now = clock()
         outcome: dict[str, object] = {"ending": ending, "seconds": round(now - attempt.began, 4)}
+        if attempt.began - attempt.given >= WORTH_TELLING:
+            outcome["waited"] = round(attempt.began - attempt.given, 4)
         if attempt.stood_still(now):
             outcome["paused"] = round(attempt.stood_still(now), 4)
         if self.confinement is not None and ending == "memory":
@@ -749,7 +824,9 @@ class Worker:
         attempt.ended = {"op": "ended", "job": attempt.job, "attempt": attempt.number, "outcome": outcome}
         self.reported[attempt.id] = attempt
         if self.wire is not None and self.wire.is_set_up:
+            linger_until = self.linger_until if self.wire.outgoing else now + LINGER
             self.say(attempt.ended)  # otherwise it follows `ready`
+            self.linger_until = linger_until
 
     def acknowledge(self, ids: list[tuple[int, int, bool]]) -> None:
         """Forget results that the head has, and give the files of those that count the job's own names."""
@@ -758,10 +835,9 @@ class Worker:
             if attempt is None or not publish:
                 continue
             folders = self.folders
-            attempts = folders["attempts"]
             try:
-                os.replace(attempt.out, attempt.published_out, src_dir_fd=attempts, dst_dir_fd=folders["out"])
-                os.replace(attempt.err, attempt.published_err, src_dir_fd=attempts, dst_dir_fd=folders["err"])
+                rename(attempt.out, folders["attempts"], attempt.published_out, folders["out"])
+                rename(attempt.err, folders["attempts"], attempt.published_err, folders["err"])
             except OSError as error:
                 self.say({"op": "notice", "text": f"job {job}: cannot publish its output: {error}"})
             else:

@@ -120,7 +120,7 @@ class Soak:
         return True
 
     def _published(self) -> int:
-        return sum(1 for _ in (self.run_folder / "stdout").glob("*.out"))
+        return sum(1 for _ in (self.run_folder / "stdout").rglob("*.out"))
 
     def tell(self, text: str) -> None:
         """Say how far it is."""

@@ -204,7 +204,8 @@ def judge_user_view(
         elif result.code != 0:
             yield f"job {name}: by its log, attempt {result.name} did not end with 0 but {result.code}"
         for folder, ending in (("stdout", "out"), ("stderr", "err")):
-            path = run / folder / f"{name}.{ending}"
+            within = "" if number < 10_000 else str(number // 10_000 * 10_000)
+            path = run / folder / within / f"{name}.{ending}"
             try:
                 text = path.read_text()
             except OSError as error:
@@ -214,6 +215,6 @@ def judge_user_view(
             if problem:
                 yield f"job {name}: {path.name}: {problem[:200]}"
     for folder in ("stdout", "stderr"):
-        found = len(list((run / folder).iterdir()))
+        found = sum(1 for path in (run / folder).rglob("*") if not path.is_dir())
         if found != jobs:
             yield f"{folder} has {found} files of {jobs} jobs"

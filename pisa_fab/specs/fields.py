@@ -21,6 +21,7 @@ LONGEST_WORD = 131071
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([smhd]?)", re.ASCII)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kKMGT]?)(?:i?B)?", re.ASCII)
+_FACTOR = re.compile(r"\d{1,6}(?:\.\d{1,6})?", re.ASCII)
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -80,6 +81,17 @@ def size(value: Any) -> int:
     if match is None:
         raise FieldError(f"must be a size, not {shown(value)}", "write 500M, 2G or 1.5G")
     return int(Decimal(match[1]) * _BYTES[match[2].upper()])
+
+
+def speculation(value: Any) -> float:
+    """Read `true` (2), `false` (0) or a number above 1, such as `1.5`. Raises FieldError."""
+    if value in ("true", "false"):
+        return 2.0 if value == "true" else 0.0
+    match = _FACTOR.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[0]) <= 1:
+        problem = f"must be true, false or a number above 1, not {shown(value)}"
+        raise FieldError(problem, "3 is for jobs that take three times as long as they should")
+    return float(match[0])
 
 
 def split_words(text: str) -> list[str]:
@@ -144,6 +156,18 @@ Size = Annotated[
             "minimum": 0,
             "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?[kKMGT]?(i?B)?$",
             "examples": ["500M", "2G", "1.5G"],
+        }
+    ),
+]
+Speculate = Annotated[
+    float,
+    BeforeValidator(speculation),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [True, False, "true", "false"]},
+                {"type": ["number", "string"], "exclusiveMinimum": 1, "pattern": r"^[0-9]+(\.[0-9]+)?$"},
+            ]
         }
     ),
 ]

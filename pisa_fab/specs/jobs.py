@@ -27,6 +27,7 @@ from pisa_fab.specs.fields import (
     Positive,
     Program,
     Size,
+    Speculate,
     Text,
     Words,
     byte_length,
@@ -117,6 +118,10 @@ class JobsFile(BaseModel):
     stop_after: Count = Field(
         5, description="The run stops when its first so many jobs all fail in the same way; 0 for never."
     )
+    speculate: Speculate = Field(
+        0.0,
+        description="Whether a job that takes so many times longer than it should gets a second attempt.",
+    )
     threads: Positive = Field(
         1, description="For the thread pools of NumPy's libraries and their like (OMP_NUM_THREADS, ...)."
     )
@@ -170,6 +175,7 @@ def read_batch(document: Document, *, allow_huge: bool = False) -> Batch:
         retries=spec.retries,
         max_losses=spec.max_losses,
         stop_after=spec.stop_after,
+        speculate=spec.speculate,
         results=spec.results,
         cluster=paths.cluster(),
         notify=tuple(spec.notify),

@@ -267,6 +267,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_a_first_look_at_a_batch_imports_nothing_that_runs_it(grid: Project, run_program: Run) -> None:
+    inv = str(Path(sys.executable).parent / "inv")
+    done = run_program(sys.executable, "-X", "importtime", inv, "dryrun")
+    assert done.stdout.splitlines()[-1].startswith("8 jobs, nothing was run"), done.said
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"pisa_fab.api", "pisa_fab.specs.jobs"} <= imported
+    for_runs = {"events", "head", "history", "progress", "run", "scheduler"}
+    assert not imported & {"fabric", "paramiko", "rich", *(f"pisa_fab.{name}" for name in for_runs)}
+
+
 def test_the_package_has_what_it_says() -> None:
     for name in pisa_fab.__all__:
         assert getattr(pisa_fab, name) is not None

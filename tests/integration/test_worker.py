@@ -103,6 +103,44 @@ def test_output_gets_the_jobs_name_only_when_the_result_counts(talk: Talk) -> No
     assert talk.path(2, "out").read_text() == "x\n"
 
 
+def run_in_subfolder(talk: Talk, job: int, *argv: str) -> None:
+    """Order a job whose files stand in subfolders, as those from 10000 on do."""
+    files = [f"10000/{job}.1.{stream}" for stream in ("out", "err")]
+    published = [f"10000/{job}.{stream}" for stream in ("out", "err")]
+    talk.say(op="run", job=job, attempt=1, argv=argv, env={}, timeout=None, files=files, published=published)
+
+
+def test_a_subfolder_that_is_missing_is_made(talk: Talk) -> None:
+    talk.ready()
+    for job in (12_345, 12_346):
+        run_in_subfolder(talk, job, "sh", "-c", "echo said; echo warned >&2; exit 3")
+        assert talk.outcome()["tail"] == "warned"
+        assert (talk.folder / f"attempts/10000/{job}.1.out").read_text() == "said\n"
+    talk.say(op="ack", ids=[[12_345, 1, True], [12_346, 1, True]])
+    talk.run("true", job=3)
+    assert talk.hear("published")["ids"] == [[12_345, 1], [12_346, 1]]
+    assert (talk.folder / "10000/12345.out").read_text() == "said\n"
+    assert (talk.folder / "10000/12346.err").read_text() == "warned\n"
+    for folder in (talk.folder / "10000", talk.folder / "attempts/10000"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert list((talk.folder / "attempts/10000").iterdir()) == []
+
+
+def test_a_subfolder_that_cannot_be_made_refuses_the_job_or_keeps_its_files(talk: Talk) -> None:
+    talk.ready()
+    run_in_subfolder(talk, 12_345, "echo", "x")
+    assert talk.outcome()["exit_code"] == 0
+    (talk.folder / "10000").write_text("in the way")
+    talk.say(op="ack", ids=[[12_345, 1, True]])
+    assert "job 12345: cannot publish its output: " in talk.hear("notice")["text"]
+    assert (talk.folder / "attempts/10000/12345.1.out").read_text() == "x\n"
+    shutil.rmtree(talk.folder / "attempts")
+    run_in_subfolder(talk, 12_346, "true")
+    outcome = talk.outcome()
+    assert outcome["ending"] == "refused"
+    assert outcome["tail"] == "cannot start true: its output files cannot be made: No such file or directory"
+
+
 def test_an_acknowledgement_that_comes_twice_changes_nothing(talk: Talk) -> None:
     talk.ready()
     talk.python_job("print('x')")

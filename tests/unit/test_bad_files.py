@@ -93,6 +93,11 @@ KEYS = [
     jobs("notify: [' ']", "3:9", '"notify" begins with an empty text'),
     jobs("timeout: soon", "3:10", '"timeout" must be a duration, not "soon"', "15m"),
     jobs("timeout: 0", "3:10", '"timeout" must be more than 0'),
+    jobs(
+        "speculate: often", "3:12", '"speculate" must be true, false or a number above 1, not "often"', "3 is"
+    ),
+    jobs("speculate: 1", "3:12", '"speculate" must be true, false or a number above 1, not "1"'),
+    jobs("speculate: [2]", "3:12", '"speculate" must be true, false or a number above 1, not a list'),
     jobs("expect: soon", "3:9", '"expect" must be a duration, not "soon"', "15m"),
     jobs("expect: 0", "3:9", '"expect" must be more than 0'),
     jobs("expect: [90]", "3:9", '"expect" must be a text, not a list'),

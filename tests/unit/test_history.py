@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pisa_fab.endings import JobResult
 from pisa_fab.events import (
     Accept,
     AttemptEnded,
@@ -23,7 +24,7 @@ from pisa_fab.events import (
     RunClosed,
     RunOpened,
 )
-from pisa_fab.history import History, HostView, JobResult
+from pisa_fab.history import History, HostView
 from pisa_fab.model import Policy
 
 BAD = Outcome(Ending.EXITED, exit_code=1, seconds=1.0, tail="no\n")

@@ -29,26 +29,32 @@ PURE = {
     "canary",
     "contact",
     "diagnosis",
+    "doubling",
     "doubts",
+    "endings",
     "errors",
     "events",
     "forecast",
     "history",
     "journal_format",
+    "keys",
     "lease",
     "ledger",
     "model",
     "numbering",
+    "order",
     "outlook",
     "pace",
     "proposals",
     "quarantine",
     "prospects",
     "queues",
+    "records",
     "regression",
     "scheduler",
     "slots",
     "states",
+    "stragglers",
     "sweep",
     "terms",
     "transitions",
@@ -81,7 +87,7 @@ EFFECTS = {
     "time",
     "uuid",
 }
-HARMLESS = {"signal.Signals", "sys.intern", "sys.maxsize"}  # names and numbers, no effects
+HARMLESS = {"signal.Signals", "sys.byteorder", "sys.intern", "sys.maxsize"}  # names and numbers, no effects
 
 # A library, and the only modules that may import it; "specs" is all of that package.
 ONLY_IN = {
@@ -90,16 +96,19 @@ ONLY_IN = {
     "yaml": {"specs"},
     "tomllib": {"specs"},
     "pydantic": {"specs"},
+    "pickle": {"checkpoint"},
     "invoke": {"gathering", "program", "tasks"},
     "rich": {"check_table", "progress", "watch"},
 }
 READS_JSON = {
     "background",
+    "endings",
     "journal_format",
     "link",
     "lock",
     "place",
     "probe",
+    "records",
     "requests",
     "results",
     "specs",
@@ -133,7 +142,7 @@ WRITES = {"chmod", "open", "rename", "replace", "touch", "truncate", "unlink", "
 
 # Names under the run directory. The first are unmistakable; the others count where a path is put together.
 OWN_NAMES = {".pisa", "assignments.csv", "journal.jsonl", "results.csv"}
-SHARED_NAMES = {"attempts", "lock", "nonce", "stderr", "stdout"}
+SHARED_NAMES = {"attempts", "checkpoint", "lock", "nonce", "stderr", "stdout"}
 
 MODULE_LINES = 450
 WORKER_LINES = 920  # the loop on the host, and at its top the conversation in words
@@ -319,6 +328,7 @@ BREACHES: list[tuple[Rule, str, str]] = [
     (libraries_are_imported_where_they_belong, "head", "from fabric import Connection"),
     (libraries_are_imported_where_they_belong, "head", "import paramiko.client"),
     (libraries_are_imported_where_they_belong, "tasks", "def f():\n    import yaml"),
+    (libraries_are_imported_where_they_belong, "run", "from pickle import loads"),
     (json_is_read_where_it_is_spoken, "status", "import json\njson.loads('1')"),
     (json_is_read_where_it_is_spoken, "status", "from json import loads"),
     (the_worker_needs_nothing_but_an_old_python, "worker", "from pisa_fab import model"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from collections.abc import Iterable, Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,9 @@ class Keys:
         key = self._keys[index]
         return Job(number, key, ("run", key), {}, {"-n": key})
 
+    def jobs(self, numbers: Iterable[int]) -> Iterator[Job]:
+        return (self.job(index, number) for index, number in enumerate(numbers))
+
 
 @given(KEYS)
 def test_the_first_run_is_numbered_in_order(keys: list[str]) -> None:
@@ -62,7 +66,8 @@ def test_a_key_keeps_its_number_and_no_number_is_given_twice(runs: list[list[str
 
 @given(st.lists(st.integers(0, 50), unique=True).map(sorted), st.integers(1, 5))
 def test_chunks_are_consecutive_and_complete(numbers: list[int], most: int) -> None:
-    chunks = list(consecutive(numbers, most))
+    jobs = (Job(number, "", (), {}, {}) for number in numbers)
+    chunks = [[job.number for job in chunk] for chunk in consecutive(jobs, most)]
     assert [number for chunk in chunks for number in chunk] == numbers
     assert all(
         chunk == list(range(chunk[0], chunk[0] + len(chunk))) and len(chunk) <= most for chunk in chunks

@@ -23,6 +23,7 @@ def layout(tmp_path: Path) -> Layout:
 
 def write(path: Path, text: str) -> None:
     """Let a file appear as a whole."""
+    path.parent.mkdir(exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
@@ -96,3 +97,39 @@ def test_an_output_that_cannot_be_read_is_no_late_one(layout: Layout) -> None:
     with pytest.raises(ParseError, match="cannot be read: Is a directory"):
         outputs.read(7, 1)
     assert outputs.patience == results.VISIBILITY_PATIENCE
+
+
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_what_an_older_version_left_flat_is_read_until_the_job_is_run_again(
+    layout: Layout, stream: str
+) -> None:
+    which = ("out", "err").index(stream)
+    new, old = (files[which] for files in layout.job_places(12_345))
+    write(old, "of 0.3\n")
+    outputs = Outputs(layout)
+    assert outputs.read(12_345, 1, stream) == "of 0.3\n"
+    write(new, "newer\n")
+    assert outputs.read(12_345, 2, stream) == "newer\n"
+    assert outputs.patience == results.VISIBILITY_PATIENCE
+
+
+def test_what_an_older_version_did_not_publish_comes_before_what_it_did(layout: Layout) -> None:
+    write(list(layout.attempt_places(12_345, 2))[1][0], "second\n")
+    write(list(layout.job_places(12_345))[1][0], "first\n")
+    assert Outputs(layout).read(12_345, 2) == "second\n"
+
+
+def test_a_subfolder_may_show_late_as_well(layout: Layout) -> None:
+    outputs = Outputs(layout)
+    thread = meanwhile(outputs, lambda: write(layout.attempt_files(12_345, 2)[0], "late\n"))
+    assert outputs.read(12_345, 2) == "late\n"
+    thread.join()
+
+
+def test_only_the_folders_of_the_jobs_that_are_read_are_listed(layout: Layout) -> None:
+    for job in (7, 12_345, 20_000, 20_001):
+        write(layout.job_files(job)[0], f"{job}\n")
+    outputs = Outputs(layout)
+    assert outputs.listed == set()
+    assert [outputs.read(job, 1) for job in (20_000, 20_001)] == ["20000\n", "20001\n"]
+    assert outputs.listed == {"", "20000/"}

@@ -35,6 +35,7 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
     SlotsChanged,
     Stop,
 )
@@ -819,6 +820,9 @@ CAUSES: dict[Happening, tuple[Event, ...]] = {
     Happening.FOUND: (HostReady("a", 1, resumed=True, holds=((0, 1),)),),
     Happening.UNKNOWN_THERE: (HostReady("a", 1, machine="m", resumed=True),),
     Happening.FORGIVEN: (HostQuarantined("a", "", (0,)),),
+    Happening.DOUBLED: (HostReady("b", 1), SecondStarted(0, 2, "b")),
+    Happening.PUT_ASIDE: (HostReady("b", 1), SecondStarted(0, 2, "b"), AttemptEnded(0, 2, "b", BAD)),
+    Happening.ONE_LOST: (HostReady("b", 1), SecondStarted(0, 2, "b"), HostLost("b", "silent")),
 }
 # Another way for a worker to be known to have ended: a new one stands on its machine.
 PROOF = HostReady("a", 1, machine="m")
@@ -864,7 +868,9 @@ POLICIES = st.builds(
     max_losses=st.integers(1, 3),
     lease=st.sampled_from([10.0, 60.0]),
     margin=st.just(5.0),
+    speculate=st.sampled_from([0.0, 1.5]),
 )
+LONGEST = 4.0  # seconds that a job should take at the most
 
 
 OUTCOMES = st.sampled_from([GOOD, BAD, STOPPED, REFUSED])
@@ -876,7 +882,7 @@ class AnyRun(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler()
+        self.scheduler = self.new_scheduler()
         self.lines: list[tuple[float, str]] = []
         self.now = 0.0
         self.attempts: list[AttemptStarted] = []
@@ -887,6 +893,15 @@ class AnyRun(RuleBasedStateMachine):
         self.policy = POLICY
         self.drained = False
         self.unwanted: set[int] = set()  # jobs that somebody wants to be cancelled
+        self.seconds: dict[int, AttemptStarted] = {}  # second attempts
+        self.parting: set[AttemptStarted] = set()  # were told to stop, because another one succeeded
+        self.given: dict[AttemptStarted, float] = {}  # when each was given to its host
+
+    @staticmethod
+    def new_scheduler() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.longest = lambda job: LONGEST
+        return scheduler
 
     def happen(self, event: Event) -> list[Action]:
         self.lines.append((self.now, encode(self.now, event)))
@@ -981,7 +996,7 @@ class AnyRun(RuleBasedStateMachine):
     @precondition(lambda self: self.scheduler.running)
     @rule(data=st.data(), certain=st.booleans())
     def working_host_is_lost(self, data: st.DataObject, certain: bool) -> None:
-        busy = {start.host for start in self.scheduler.running.values()}
+        busy = {start.host for start in (*self.scheduler.running.values(), *self.seconds.values())}
         self.host_is_lost(data.draw(st.sampled_from(sorted(busy))), certain)
 
     @rule(host=st.sampled_from(HOSTS), certain=st.booleans())
@@ -989,7 +1004,20 @@ class AnyRun(RuleBasedStateMachine):
         ran = [start for start in self.scheduler.running.values() if start.host == host]
         if not certain:
             self.silence(ran, self.policy.lease + self.policy.margin)
+        doubled = {job for job, one in self.seconds.items() if host in (one.host, self.first(job).host)}
+        after = {
+            job: self.seconds[job] if self.first(job).host == host else self.first(job) for job in doubled
+        }
+        losses = {job: len(self.scheduler.lost_with(job)) for job in doubled}
         self.happen(HostLost(host, "gone", worker_ended=certain))
+        for job in doubled:
+            assert self.scheduler.running[job] == after[job]
+            assert losses[job] <= len(self.scheduler.lost_with(job)) <= losses[job] + 1
+            del self.seconds[job]
+        self.parting = {start for start in self.parting if start.host != host}
+
+    def first(self, job: int) -> AttemptStarted:
+        return self.scheduler.running[job]
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 14.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
@@ -999,7 +1027,7 @@ class AnyRun(RuleBasedStateMachine):
     @rule()
     def decide(self) -> None:
         before = {job: self.scheduler.state(job) for job in range(JOBS)}
-        over = {start.job: start for start in self.attempts}
+        over = {job: doubt.started for job, doubt in self.scheduler.doubts.items()}
         for decision in self.scheduler.decide(self.now):
             self.lines.append((self.now, encode(self.now, decision)))
             if isinstance(decision, HostQuarantined):
@@ -1007,6 +1035,8 @@ class AnyRun(RuleBasedStateMachine):
                     if before[job] is JobState.FAILED:  # for good, but it was forgiven
                         before[job] = JobState.WAITING
                         self.published.pop(job, None)
+            if isinstance(decision, SecondStarted):
+                self.a_straggler_gets_a_second_attempt(decision)
             if not isinstance(decision, AttemptStarted | JobGivenUp | JobsCancelled):
                 continue
             for job in decision.jobs if isinstance(decision, JobsCancelled) else [decision.job]:
@@ -1020,15 +1050,38 @@ class AnyRun(RuleBasedStateMachine):
                     (a.attempt for a in self.attempts if a.job == decision.job), default=0
                 )
                 self.attempts.append(decision)
+                self.given[decision] = self.now
                 self.places[(decision.job, decision.attempt)] = self.machines[decision.host]
                 running, slots = self.scheduler.load(decision.host)
-                assert running <= slots
+                assert slots
+                if running > slots:  # sent ahead: not while a slot is free
+                    loads = map(self.scheduler.load, self.scheduler.ready_hosts)
+                    assert all(others >= its_slots for others, its_slots in loads)
         if not self.drained:
             self.nothing_waits_in_vain()
             here = self.unwanted & set(self.scheduler.jobs)
             assert not any(self.scheduler.state(job) is JobState.WAITING for job in here)
         wake_at = self.scheduler.wake_at()
         assert wake_at is None or wake_at > self.now
+
+    def a_straggler_gets_a_second_attempt(self, decision: SecondStarted) -> None:
+        first, job = self.first(decision.job), decision.job
+        assert self.policy.speculate
+        assert not self.scheduler.counts()[JobState.WAITING]
+        assert job not in self.seconds
+        assert job not in self.unwanted
+        assert not self.has_last_chance(job)
+        assert decision.host != first.host
+        assert not self.scheduler.is_quarantined(decision.host)
+        assert self.now - self.given[first] >= self.policy.speculate * LONGEST
+        assert decision.attempt > max(a.attempt for a in self.attempts if a.job == job)
+        start = AttemptStarted(job, decision.attempt, decision.host)
+        self.attempts.append(start)
+        self.places[job, start.attempt] = self.machines[start.host]
+        self.seconds[job] = start
+        self.given[start] = self.now
+        running, slots = self.scheduler.load(start.host)
+        assert running <= slots
 
     def nothing_waits_in_vain(self) -> None:
         """What waits beside a free slot has its last chance, and each host with one runs another such job."""
@@ -1046,11 +1099,53 @@ class AnyRun(RuleBasedStateMachine):
     @rule(data=st.data(), outcome=OUTCOMES, turn_ends=st.booleans())
     def attempt_ends(self, data: st.DataObject, outcome: Outcome, turn_ends: bool) -> None:
         doubtful = [doubt.started for doubt in self.scheduler.doubts.values()]
-        start = data.draw(st.sampled_from([*self.scheduler.running.values(), *doubtful]))
-        [action] = self.happen(ended(start, outcome))
-        assert isinstance(action, Accept)
+        running = [*self.scheduler.running.values(), *self.seconds.values()]
+        start = data.draw(st.sampled_from([*running, *doubtful]))
+        self.report(start, outcome, counts=start.job not in self.seconds)
         if turn_ends:
             self.decide()
+
+    @precondition(lambda self: self.policy.speculate and not self.seconds)
+    @rule(left=st.integers(1, 3))
+    def the_last_jobs_take_too_long(self, left: int) -> None:
+        for host in HOSTS:
+            self.host_comes_or_changes(host, 3, "m")
+        while len(self.scheduler.running) > left:
+            self.report(next(iter(self.scheduler.running.values())), GOOD, counts=True)
+            self.decide()
+        self.time_passes(14.0)
+
+    def report(self, start: AttemptStarted, outcome: Outcome, *, counts: bool) -> None:
+        """Report the end of an attempt; of two the first success counts and ends the other."""
+        second = self.seconds.get(start.job)
+        others = {second, self.first(start.job)} - {start} if second is not None else set()
+        is_one_of_two = len(others) == 1
+        state = self.scheduler.state(start.job)
+        action, *stops = self.happen(ended(start, outcome))
+        self.parting.discard(start)
+        if not is_one_of_two:
+            assert isinstance(action, Accept) is counts
+            assert stops == []
+            return
+        [other] = others
+        assert other is not None
+        del self.seconds[start.job]
+        if outcome.succeeded:
+            assert isinstance(action, Accept)
+            assert action.publish
+            assert stops == [Stop(other.job, other.attempt, other.host)]
+            self.parting.add(other)
+        else:
+            assert isinstance(action, Discard)
+            assert stops == []
+            assert self.scheduler.state(start.job) is state is JobState.RUNNING
+            assert self.first(start.job) == other
+
+    @precondition(lambda self: self.parting)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def a_stopped_attempt_has_ended(self, data: st.DataObject, outcome: Outcome) -> None:
+        order = sorted(self.parting, key=lambda start: (start.job, start.attempt))
+        self.report(data.draw(st.sampled_from(order)), outcome, counts=False)
 
     @precondition(lambda self: self.attempts)
     @rule(data=st.data(), outcome=OUTCOMES)
@@ -1059,8 +1154,7 @@ class AnyRun(RuleBasedStateMachine):
         current = self.scheduler.running.get(start.job)
         doubt = self.scheduler.doubts.get(start.job)
         expected = start in (current, doubt.started if doubt else None)
-        [action] = self.happen(ended(start, outcome))
-        assert isinstance(action, Accept) is expected
+        self.report(start, outcome, counts=expected)
 
     @rule(job=st.integers(0, JOBS + 2), attempt=st.integers(0, 4))
     def nonsense_is_reported(self, job: int, attempt: int) -> None:
@@ -1078,7 +1172,9 @@ class AnyRun(RuleBasedStateMachine):
     def user_cancels(self, jobs: set[int]) -> None:
         runs = {job: start for job, start in self.scheduler.running.items() if job in jobs - self.unwanted}
         stops = self.happen(CancelAsked(tuple(sorted(jobs)), "me"))
-        assert stops == [Stop(job, runs[job].attempt, runs[job].host) for job in sorted(runs)]
+        ended = [runs[job] for job in sorted(runs)]
+        ended += [self.seconds[job] for job in sorted(runs) if job in self.seconds]
+        assert stops == [Stop(start.job, start.attempt, start.host) for start in ended]
         self.unwanted |= {job for job in jobs if self.scheduler.state(job) not in FINAL}
 
     @invariant()
@@ -1101,6 +1197,8 @@ class AnyRun(RuleBasedStateMachine):
         old = {job: self.scheduler.state(job) for job in range(JOBS)}
         self.scheduler = self.replayed(live=False)
         self.drained = False
+        self.seconds.clear()
+        self.parting.clear()
         self.now += 1.0
         self.policy = policy
         self.silence(
@@ -1114,7 +1212,7 @@ class AnyRun(RuleBasedStateMachine):
 
     def replayed(self, *, live: bool) -> Scheduler:
         """Fold the journal anew, with the clock that was, or as a later head does it, with none."""
-        scheduler = Scheduler()
+        scheduler = self.new_scheduler()
         for now, line in self.lines:
             found = decode(line)
             assert found is not None
@@ -1129,8 +1227,10 @@ class AnyRun(RuleBasedStateMachine):
         assert scheduler.unfinished == sum(state not in FINAL for state in states)
 
     @invariant()
-    def a_job_has_one_attempt_at_most(self) -> None:
+    def a_job_has_one_attempt_at_most_and_another_where_it_takes_too_long(self) -> None:
         scheduler = self.scheduler
+        assert scheduler.seconds == self.seconds
+        assert all(second.host != self.first(job).host for job, second in self.seconds.items())
         assert not scheduler.running.keys() & scheduler.doubts.keys()
         for job in range(JOBS):
             assert (job in scheduler.running) == (scheduler.state(job) is JobState.RUNNING)
@@ -1138,7 +1238,8 @@ class AnyRun(RuleBasedStateMachine):
 
     @invariant()
     def hosts_run_what_they_were_given(self) -> None:
-        hosts = [start.host for start in self.scheduler.running.values()]
+        running = (*self.scheduler.running.values(), *self.seconds.values(), *self.parting)
+        hosts = [start.host for start in running]
         assert set(hosts) <= set(self.scheduler.ready_hosts)
         for host in self.scheduler.ready_hosts:
             assert self.scheduler.load(host)[0] == hosts.count(host)

@@ -547,3 +547,11 @@ def test_what_is_not_used_is_not_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "factor"),
+    [("", 0.0), ("speculate: false\n", 0.0), ("speculate: true\n", 2.0), ("speculate: 1.5\n", 1.5)],
+)
+def test_how_long_is_too_long_is_a_factor(folder: Path, written: str, factor: float) -> None:
+    assert batch(folder, written).speculate == factor

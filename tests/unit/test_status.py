@@ -31,6 +31,7 @@ from pisa_fab.events import (
     Outcome,
     RunClosed,
     RunOpened,
+    SecondStarted,
 )
 from pisa_fab.follow import is_at_work
 from pisa_fab.journal import Journal
@@ -39,6 +40,7 @@ from pisa_fab.lock import moment
 from pisa_fab.model import Policy
 from pisa_fab.run import read_history
 from pisa_fab.watch import Watched, picture, watch
+from pisa_fab.why import why
 
 T = 1_800_000_000.0
 GOOD = Outcome(Ending.EXITED, exit_code=0, seconds=4.0)
@@ -195,6 +197,20 @@ def test_a_cancelled_job_says_by_whom_and_when(layout: Layout, write: Write) -> 
     assert f"  cancelled by anna on pc07 at {moment(T + 4)}" in lines
 
 
+def test_what_the_jobs_file_says_is_the_order_of_what_waits(layout: Layout, write: Write) -> None:
+    write(READY, AttemptStarted(3, 1, "pc01"))
+    history, _ = status.read_job(layout, 0, lambda arguments: 10.0 + int(str(arguments["-n"]).split()[0]))
+    why(history, 0, head=True, now=T + 4.0)
+    assert [history.scheduler.look(job).before for job in (2, 1, 0)] == [0, 1, 2]
+
+
+def test_where_a_second_attempt_runs_is_in_the_json(layout: Layout, write: Write) -> None:
+    write(READY, HostReady("pc02", 1), AttemptStarted(0, 1, "pc01"), SecondStarted(0, 2, "pc02"))
+    data = json.loads(status.as_json(read_history(layout.root), layout, head=False))
+    assert data["second"] == {"0000": "pc02"}
+    assert [(host["host"], host["running"]) for host in data["hosts"]] == [("pc01", 1), ("pc02", 1)]
+
+
 def test_a_job_as_json(layout: Layout, write: Write) -> None:
     write(READY, AttemptStarted(1, 1, "pc01"), AttemptEnded(1, 1, "pc01", BAD), policy=Policy())
     data = json.loads(status.job_as_json(layout, 1))
@@ -336,3 +352,57 @@ def test_the_output_of_an_attempt_that_is_gone(
     layout.job_files(0)[0].write_text("second\n")
     with pytest.raises(PisaError, match=r"0000\.1: what it wrote is not there any more"):
         shown(layout, 0, attempt=1)
+
+
+# -- folders of ten thousand ---------------------------------------------------------------------------------
+
+MANY = 10_001
+
+
+def test_a_job_beyond_ten_thousand_shows_its_files_by_the_rule(layout: Layout, write: Write) -> None:
+    job = MANY - 1
+    write(
+        READY,
+        AttemptStarted(job, 1, "pc01"),
+        AttemptEnded(job, 1, "pc01", BAD),
+        AttemptStarted(job, 2, "pc01"),
+        AttemptEnded(job, 2, "pc01", GOOD),
+        jobs=MANY,
+    )
+    for files, text in ((layout.attempt_files(job, 1), "first\n"), (layout.job_files(job), "second\n")):
+        for path in files:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    assert list(status.describe_job(layout, job))[-5:] == [
+        "files:",
+        "  run/stdout/10000/10000.out",
+        "  run/stderr/10000/10000.err",
+        "  run/.pisa/attempts/10000/10000.1.out",
+        "  run/.pisa/attempts/10000/10000.1.err",
+    ]
+    assert shown(layout, job) == (0, "second\n", "")
+    assert shown(layout, job, stream="err", attempt=1)[1] == "first\n"
+
+
+def test_what_an_older_version_left_flat_is_shown(layout: Layout, write: Write) -> None:
+    job = MANY - 1
+    started, ended = AttemptStarted(job, 1, "pc01"), AttemptEnded(job, 1, "pc01", GOOD)
+    write(READY, started, ended, jobs=MANY)
+    new, old = layout.job_places(job)
+    old[0].write_text("of 0.3\n")
+    assert list(status.describe_job(layout, job))[-2:] == ["files:", "  run/stdout/10000.out"]
+    assert shown(layout, job) == (0, "of 0.3\n", "")
+    assert shown(layout, job, follow=True) == (0, "of 0.3\n", "")
+    new[0].parent.mkdir()
+    new[0].write_text("newer\n")
+    assert list(status.describe_job(layout, job))[-2:] == ["files:", "  run/stdout/10000/10000.out"]
+    assert shown(layout, job) == (0, "newer\n", "")
+
+
+def test_the_flat_file_of_an_attempt_that_an_older_version_runs_is_shown(
+    layout: Layout, write: Write
+) -> None:
+    job = MANY - 1
+    write(READY, AttemptStarted(job, 1, "pc01"), jobs=MANY)
+    list(layout.attempt_places(job, 1))[1][0].write_text("so far\n")
+    assert shown(layout, job)[:2] == (0, "so far\n")

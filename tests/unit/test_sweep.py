@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pisa_fab.numbering import assign_numbers
 from pisa_fab.sweep import (
     Axis,
     Column,
@@ -16,7 +17,6 @@ from pisa_fab.sweep import (
     Logspace,
     Plan,
     Steps,
-    assign_numbers,
     escaped,
     names_in,
     number,
@@ -265,7 +265,7 @@ def test_interpreter_output_and_number_are_not_in_the_key() -> None:
 def test_keys_do_not_change_with_the_version() -> None:
     """A run directory of an older version must find its jobs again: these keys are for ever."""
     grid = plan(axis(n_=["1", "é", "1"]), words=["a b", "{job}"], env={"X": "{output}"})
-    assert grid.keys() == ("0e82597501832f85", "a7c76f5badf13e19", "a8ec0042306bd6af")
+    assert list(grid.keys()) == ["0e82597501832f85", "a7c76f5badf13e19", "a8ec0042306bd6af"]
 
 
 def test_a_file_name_that_is_not_utf8_has_a_key_and_arrives_as_it_is() -> None:

@@ -256,7 +256,7 @@ def test_a_job_that_is_being_cancelled() -> None:
 )
 def test_a_job_that_has_ended(outcome: Outcome, said: str) -> None:
     events = (READY, AttemptStarted(0, 1, "pc01"), AttemptEnded(0, 1, "pc01", outcome))
-    history = history_of(*events, policy=Policy())
+    history = history_of(*events, jobs=1, policy=Policy())
     assert answer(history).startswith(f"{said}{moment(T + 3 + 4)}, attempt 1")
     assert "to run it again: submit " in answer(history, head=False)
     history.apply(T + 9, JobsReopened((0,)), T + 9)
