@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import makespan as order
 import scale
 from ground import SLOTS, Ground
@@ -30,7 +33,8 @@ def memory(ground: Ground) -> None:
     """What a head with many jobs holds in memory."""
     line = ground.line("memory", f"head, {MANY:,} jobs of true", "MB", bar=200)
     for _ in ground.rounds("memory"):
-        line.add(scale.memory(ground.root / "memory", MANY).peak / MEGABYTE)
+        with tempfile.TemporaryDirectory(dir=ground.root) as folder:
+            line.add(scale.memory(Path(folder), MANY).peak / MEGABYTE)
 
 
 def million(ground: Ground) -> None:
@@ -40,13 +44,14 @@ def million(ground: Ground) -> None:
     peak = ground.line("million", "the same, memory", "MB", bar=1000)
     shown = ground.line("million", "inv dryrun", "s", bar=15)
     summed = ground.line("million", "inv status of the finished run", "s", bar=3)
-    folder = ground.root / "million"
     for _ in ground.rounds("million"):
-        simulated = scale.simulation(folder, MOST)
-        seconds.add(simulated.wall)
-        peak.add(simulated.peak / MEGABYTE)
-        summed.add(scale.status(folder, MOST).wall)
-        shown.add(scale.dryrun(folder, MOST).wall)
+        with tempfile.TemporaryDirectory(dir=ground.root) as name:
+            folder = Path(name)
+            simulated = scale.simulation(folder, MOST)
+            seconds.add(simulated.wall)
+            peak.add(simulated.peak / MEGABYTE)
+            summed.add(scale.status(folder, MOST).wall)
+            shown.add(scale.dryrun(folder, MOST).wall)
 
 
 def makespan(ground: Ground) -> None:
