@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from pisa_fab.errors import RunError
@@ -24,16 +24,22 @@ _QUOTED = re.compile(r"[^\w@%+=:,./ -]", re.ASCII)  # what a shell may not take 
 Row = tuple[int, Mapping[str, str | None], tuple[str, ...]]
 
 
-def write_assignments(batch: Batch, numbering: Numbering, records: Mapping[int, JobRecord]) -> None:
+def write_assignments(
+    batch: Batch,
+    numbering: Numbering,
+    records: Mapping[int, JobRecord],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     """Write the batch's assignment file, whole or not at all. Raises RunError where it cannot be written.
 
-    `records` are the jobs that the journal knows.
+    `records` are the jobs that the journal knows; `meanwhile` is called every thousand rows.
     """
     target = batch.assignments
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with replacing(target) as file:
-            write_table(file, columns(batch, numbering, records), rows(batch, numbering, records))
+            table = rows(batch, numbering, records)
+            write_table(file, columns(batch, numbering, records), table, meanwhile)
     except OSError as error:
         raise RunError(
             f"{target}: cannot be written: {error.strerror}", "is there room, and is it yours?"
@@ -63,11 +69,15 @@ def rows(batch: Batch, numbering: Numbering, records: Mapping[int, JobRecord]) -
         job = next(jobs, None)
 
 
-def write_table(file: TextIO, names: list[str], table: Iterable[Row]) -> None:
+def write_table(
+    file: TextIO, names: list[str], table: Iterable[Row], meanwhile: Callable[[], object] = lambda: None
+) -> None:
     """Write the CSV: job, a column an argument, the command line quoted for a shell."""
     writer = TableWriter(file)
     writer.row(["job", *names, "command"])
-    for number, arguments, argv in table:
+    for count, (number, arguments, argv) in enumerate(table):
+        if count % 1000 == 0:
+            meanwhile()
         cells = [arguments.get(name) or "" for name in names]
         writer.texts([job_name(number), *cells, command_line(argv)])
 

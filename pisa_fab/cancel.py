@@ -104,7 +104,7 @@ def what_became_of(layout: Layout, jobs: Sequence[int], patience: float) -> Iter
 
     `patience` is for how many seconds that is waited for.
     """
-    journal = JournalFollower(layout.journal)
+    journal = JournalFollower(layout.journal, spared=layout)
 
     def are_at_rest() -> bool:
         journal.update()

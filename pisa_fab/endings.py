@@ -11,12 +11,14 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from math import isfinite
 from operator import attrgetter
 
 from pisa_fab.events import Ending, Outcome
 
 _NONE, _PLAIN, _OTHER = range(3)
-_ROW = struct.Struct("<dddddQIH")  # started, seconds, user, system, waited, memory, attempt, host
+_ROW = struct.Struct("<ddddQHHI")  # started, seconds, user, system, memory, attempt, host, waited
+_TICKS = 10_000.0  # in a second, of what it waited: that is how exactly a worker says it
 _SIZE = _ROW.size
 _FIELDS = attrgetter(*(field.name for field in fields(Outcome)))
 _pack, _no_row = _ROW.pack_into, struct.error
@@ -61,9 +63,10 @@ class JobResults(Mapping[int, JobResult]):
             if place is None:
                 place = self._places[host] = len(self._hosts)
                 self._hosts.append(host)
-            times = (started, outcome.seconds, outcome.user, outcome.system, outcome.waited)
+            times = (started, outcome.seconds, outcome.user, outcome.system)
+            waited = round(outcome.waited * _TICKS)
             with suppress(_no_row):
-                _pack(self._rows, job * _SIZE, *times, outcome.memory, attempt, place)
+                _pack(self._rows, job * _SIZE, *times, outcome.memory, attempt, place, waited)
                 kinds[job] = _PLAIN
                 return
         kinds[job] = _OTHER
@@ -96,8 +99,9 @@ class JobResults(Mapping[int, JobResult]):
             attempt, host, started, ending, *rest = json.loads(self._others[job])
             return JobResult(job, attempt, host, started, Outcome(Ending(ending), *rest))
         row = _ROW.unpack_from(self._rows, job * _SIZE)
-        started, seconds, user, system, waited, memory, attempt, place = row
-        outcome = Outcome(Ending.EXITED, 0, None, seconds, user, system, memory, waited=waited)
+        started, seconds, user, system, memory, attempt, place, waited = row
+        times = (seconds, user, system)
+        outcome = Outcome(Ending.EXITED, 0, None, *times, memory, waited=waited / _TICKS)
         return JobResult(job, attempt, self._hosts[place], started, outcome)
 
     def __iter__(self) -> Iterator[int]:
@@ -113,9 +117,11 @@ def _is_plain(outcome: Outcome) -> bool:
         outcome.ending is Ending.EXITED
         and outcome.signal is None
         and not (outcome.paused or outcome.limit)
-        and type(outcome.seconds)
-        is type(outcome.user)
-        is type(outcome.system)
-        is type(outcome.waited)
-        is float
+        and type(outcome.seconds) is type(outcome.user) is type(outcome.system) is float
+        and (not outcome.waited or _keeps(outcome.waited))
     )
+
+
+def _keeps(waited: float) -> bool:
+    """Say whether a wait is told as exactly as workers do, and no more exactly."""
+    return type(waited) is float and isfinite(waited) and round(waited * _TICKS) / _TICKS == waited

@@ -17,6 +17,7 @@ from pisa_fab.errors import RunError
 from pisa_fab.events import Event
 from pisa_fab.history import History
 from pisa_fab.journal import lines
+from pisa_fab.journal_format import decode
 from pisa_fab.layout import Layout
 
 PAUSE = 0.25  # seconds between two looks at a head of which the lock says nothing
@@ -28,7 +29,7 @@ class JournalFollower:
 
     `tell` is given every event when it has been taken in, with its Unix time. Times in the history are Unix
     times, those of the scheduler too. `spared` is the run directory whose checkpoint may stand for the events
-    before it, if `tell` need not be given those.
+    before it; of those `tell` is given only the ones of whose lines `past` says so.
 
     Attributes:
         path: of the journal, which need not exist yet.
@@ -41,8 +42,10 @@ class JournalFollower:
         path: Path,
         tell: Callable[[float, Event], object] | None = None,
         spared: Layout | None = None,
+        past: Callable[[bytes], bool] = lambda line: False,
     ) -> None:
         self.path = path
+        self._past = past
         self._spared = spared
         self.history = History()
         self.begun = 0
@@ -77,6 +80,7 @@ class JournalFollower:
             self.begun += 1
             if self._spared is not None and (found := checkpoint.load(self._spared, file)) is not None:
                 self.history, self._end, self._lines = found.history, found.offset, found.lines
+                self._tell_past(file)
                 news = True
         start = self._end
         file.seek(start)
@@ -94,6 +98,19 @@ class JournalFollower:
             file.seek(max(0, self._end - MARK))
             self._mark = file.read(self._end - file.tell())
         return news
+
+    def _tell_past(self, file: BinaryIO) -> None:
+        """Tell of what the checkpoint stands for as much as is asked for."""
+        if self._tell is None:
+            return
+        file.seek(0)
+        left = self._end
+        for line in file:
+            left -= len(line)
+            if left < 0:
+                return
+            if self._past(line) and (found := decode(line.decode("ascii"))) is not None:
+                self._tell(*found)
 
     def _forget(self) -> bool:
         self.history = History()

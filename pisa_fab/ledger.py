@@ -130,16 +130,6 @@ class Ledger:
         found = self._hosts.by_name[host]
         return len(found.jobs), found.slots
 
-    def waiting_at(self, host: str) -> int:
-        """Give how many jobs wait on a host for a slot there, as far as is known."""
-        found = self._hosts.by_name.get(host)
-        return found.waiting if found is not None else 0
-
-    @property
-    def sent_ahead(self) -> int:
-        """How many of the jobs that count as running wait on their hosts for a slot, as far as is known."""
-        return sum(host.waiting for host in self._hosts.by_name.values())
-
     def is_unwanted(self, job: int) -> bool:
         """Say whether a job is to be cancelled as soon as nothing of it can run any more."""
         return job in self._unwanted

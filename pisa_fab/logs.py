@@ -12,6 +12,7 @@ import errno
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 
@@ -20,6 +21,7 @@ from pisa_fab.errors import EXIT_FAILED, EXIT_OK, PisaError, UsageError
 from pisa_fab.events import Ending, Event, JobState
 from pisa_fab.follow import HeadFollower, JournalFollower
 from pisa_fab.invocation import as_typed
+from pisa_fab.journal_format import may_concern
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.progress import harmless_lines
@@ -73,7 +75,7 @@ class Followed:
         self.output = Output(layout, job, stream)
         self._attempts = Attempts(job)
         self._begun = 0
-        self._journal = JournalFollower(layout.journal, self._take)
+        self._journal = JournalFollower(layout.journal, self._take, layout, partial(may_concern, job=job))
         self._head = HeadFollower(layout)
         self._shown = 0  # the place among the attempts of the one whose output is being shown
         self._announce = False  # whether to say when an attempt begins

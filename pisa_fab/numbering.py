@@ -74,6 +74,9 @@ class Numbering:
 
     def retired(self, records: Mapping[int, JobRecord]) -> list[int]:
         """Give the numbers of jobs that have a record but are in the plan no longer, ascending."""
+        if isinstance(self.numbers, range):
+            count = len(self.numbers)
+            return sorted(number for number in records if not 0 <= number < count)
         return sorted(number for number in records if number not in self)
 
     def chosen(self, text: str) -> tuple[int, ...]:

@@ -158,6 +158,12 @@ class Records(Mapping[int, JobRecord]):
             return number >= 0
         return number in self._others or self._place(number) >= 0
 
+    def has_all(self, numbers: Sequence[int]) -> bool:
+        """Say whether all these jobs have one; without a look at each of a range, as a rule."""
+        if isinstance(numbers, range) and self._whole and numbers.step == 1 and numbers.stop <= self._end:
+            return not numbers or numbers.start >= 0
+        return all(number in self for number in numbers)
+
     def __getitem__(self, number: int) -> JobRecord:
         if number in self._others:
             return self._others[number]

@@ -13,7 +13,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -41,12 +41,13 @@ from pisa_fab.lock import RunLock
 from pisa_fab.model import Batch, Job, Policy
 from pisa_fab.numbering import Numbering
 from pisa_fab.processes import clock
-from pisa_fab.records import PackedRecords
+from pisa_fab.records import PackedRecords, Records
 from pisa_fab.scheduler import Decision
 from pisa_fab.table import replacing
 from pisa_fab.version import __version__
 
 RECORDS_A_LINE = 1000  # jobs that one line of the journal holds
+LINES_AT_ONCE = 64  # such lines that are kept in memory until they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,11 @@ class Run:
         """Journal the batch, write the assignment file and the nonce. Raises RunError or UsageError."""
         self.numbering.check(wish.only or ())
         known = self.history.records
-        for chunk in consecutive(self._new_jobs(known), RECORDS_A_LINE):
+        for count, chunk in enumerate(consecutive(self._new_jobs(known), RECORDS_A_LINE), start=1):
             self.record(JobsAdded(chunk[0].number, PackedRecords.of([record_of(job) for job in chunk])), now)
+            self.beat(clock())  # a million jobs take a while
+            if count % LINES_AT_ONCE == 0:
+                self.sync()
         batch = self.numbering.sorted
         jobs = batch if wish.only is None else wish.only
         me = (__version__, socket.gethostname(), os.getpid())
@@ -149,7 +153,7 @@ class Run:
         again = self._asked_for_again(wish)
         if again:
             self.record(JobsReopened(again), now)
-        write_assignments(self.batch, self.numbering, self.history.records)
+        write_assignments(self.batch, self.numbering, self.history.records, lambda: self.beat(clock()))
         with told(self.layout.nonce):
             self.layout.nonce.write_text(self.nonce, "ascii")
         if wish.jobs_file:
@@ -167,10 +171,10 @@ class Run:
         if waiting:
             self.record(JobsCancelled(waiting), now)
 
-    def _new_jobs(self, known: Container[int]) -> Iterator[Job]:
+    def _new_jobs(self, known: Records) -> Iterator[Job]:
         """Render the jobs that the journal does not know, by number."""
         numbers = self.numbering.sorted
-        if not numbers or all(number in known for number in numbers):
+        if known.has_all(numbers):
             return iter(())
         return (job for job in self.numbering.jobs(self.batch.plan) if job.number not in known)
 
@@ -270,6 +274,7 @@ def open_run(batch: Batch, waiting: Callable[[str], None]) -> Iterator[Run]:
     layout = Layout(batch.output)
     with told(layout.root):
         layout.create()
+    batch.plan.keys()  # here, because nothing would show meanwhile that a head lives
     old_requests = [path for path, _ in requests.pending(layout)]
     with RunLock(layout.lock, waiting) as lock:
         for path in old_requests:

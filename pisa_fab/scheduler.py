@@ -119,6 +119,16 @@ class Scheduler(Doubling):
         else:
             self._horizons.pop(host, None)
 
+    def waiting_at(self, host: str) -> int:
+        """Give how many jobs wait on a host for a slot there, as far as is known."""
+        found = self._hosts.by_name.get(host)
+        return found.waiting if found is not None else 0
+
+    @property
+    def sent_ahead(self) -> int:
+        """How many of the jobs that count as running wait on their hosts for a slot, as far as is known."""
+        return sum(host.waiting for host in self._hosts.by_name.values())
+
     @property
     def waiting(self) -> int:
         """How many of the batch's jobs wait."""

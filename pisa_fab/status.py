@@ -10,6 +10,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pisa_fab import lock
@@ -21,6 +22,7 @@ from pisa_fab.follow import JournalFollower, is_at_work
 from pisa_fab.forecast import Given
 from pisa_fab.history import History
 from pisa_fab.invocation import as_typed, short
+from pisa_fab.journal_format import may_concern
 from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.names import listed
@@ -220,7 +222,7 @@ def as_pasted(line: str) -> str:
 def read_job(layout: Layout, job: int, given: Given | None) -> tuple[History, Attempts]:
     """Read the journal for the sake of one job. Raises UsageError if there is no such job."""
     attempts = Attempts(job)
-    follower = JournalFollower(layout.journal, attempts.take)
+    follower = JournalFollower(layout.journal, attempts.take, layout, partial(may_concern, job=job))
     follower.update()
     if job not in follower.history.records:
         raise UsageError(unknown(follower.history, job), f"see the assignment file, or: {as_typed('status')}")

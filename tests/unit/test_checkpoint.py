@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pisa_fab import checkpoint
+from pisa_fab.attempts import Attempts
 from pisa_fab.checkpoint import Keeper, load, program
 from pisa_fab.events import (
     AttemptEnded,
@@ -32,6 +34,7 @@ from pisa_fab.events import (
 from pisa_fab.follow import JournalFollower
 from pisa_fab.history import History
 from pisa_fab.journal import Journal, read
+from pisa_fab.journal_format import may_concern
 from pisa_fab.layout import Layout
 from pisa_fab.model import Policy
 from pisa_fab.processes import clock
@@ -487,3 +490,23 @@ def test_a_head_that_ended_leaves_what_the_next_needs(layout: Layout) -> None:
     head.live(30)
     head.close("interrupted")
     assert answers(read_history(layout.root)) == answers(replayed(layout))
+
+
+@pytest.mark.parametrize("job", [0, 3, 29, 39])
+def test_who_asks_for_one_job_is_told_of_it_from_the_beginning(layout: Layout, job: int) -> None:
+    lived(layout, 37, steps=120)
+    read_anew, spared_most = Attempts(job), Attempts(job)
+    for moment, event in read(layout.journal):
+        read_anew.take(moment, event)
+    told: list[Event] = []
+
+    def tell(moment: float, event: Event) -> None:
+        told.append(event)
+        spared_most.take(moment, event)
+
+    JournalFollower(layout.journal, tell, layout, partial(may_concern, job=job)).update()
+    assert vars(spared_most) == vars(read_anew)
+    assert len(read_anew.all) > 0
+    attempts = [event for event in told if isinstance(event, AttemptStarted | AttemptEnded)]
+    assert {event.job for event in attempts} == {job}
+    assert not [event for event in told if isinstance(event, JobsAdded)]
