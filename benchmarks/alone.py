@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
+import makespan as order
+import scale
 from ground import SLOTS, Ground
-from timing import BrokenRunError
 
 MANY, MOST = 100_000, 1_000_000
 MEGABYTE = 1e6
@@ -28,10 +32,9 @@ def dryrun(ground: Ground) -> None:
 def memory(ground: Ground) -> None:
     """What a head with many jobs holds in memory."""
     line = ground.line("memory", f"head, {MANY:,} jobs of true", "MB", bar=200)
-    import scale
-
     for _ in ground.rounds("memory"):
-        line.add(scale.memory(ground.root / "memory", MANY).peak / MEGABYTE)
+        with tempfile.TemporaryDirectory(dir=ground.root) as folder:
+            line.add(scale.memory(Path(folder), MANY).peak / MEGABYTE)
 
 
 def million(ground: Ground) -> None:
@@ -41,36 +44,24 @@ def million(ground: Ground) -> None:
     peak = ground.line("million", "the same, memory", "MB", bar=1000)
     shown = ground.line("million", "inv dryrun", "s", bar=15)
     summed = ground.line("million", "inv status of the finished run", "s", bar=3)
-    import scale
-
-    folder = ground.root / "million"
     for _ in ground.rounds("million"):
-        simulated = scale.simulation(folder, MOST)
-        seconds.add(simulated.wall)
-        peak.add(simulated.peak / MEGABYTE)
-        summed.add(scale.status(folder, MOST).wall)
-        shown.add(scale.dryrun(folder, MOST).wall)
+        with tempfile.TemporaryDirectory(dir=ground.root) as name:
+            folder = Path(name)
+            simulated = scale.simulation(folder, MOST)
+            seconds.add(simulated.wall)
+            peak.add(simulated.peak / MEGABYTE)
+            summed.add(scale.status(folder, MOST).wall)
+            shown.add(scale.dryrun(folder, MOST).wall)
 
 
 def makespan(ground: Ground) -> None:
     """Jobs of very different lengths, run twice, each run against the best order that its jobs could have."""
-    import makespan as measured
-
     for kind, jobs in (("sleep", "jobs that sleep"), ("compute", "fib(0..30), computed")):
         first = ground.line("makespan", f"{jobs}, first run to the best order", "x")
         second = ground.line("makespan", f"{jobs}, second run", "x", bar=1.1)
         for _ in ground.rounds("makespan"):
             for left in ("makespan_run", "makespan.yaml", "makespan-hosts.yaml", "makespan.py"):
                 ground.put_aside(ground.folder / left)
-            runs = measured.makespans(ground.folder, ground.inv, ground.names, SLOTS, kind)
+            runs = order.makespans(ground.folder, ground.inv, ground.names, SLOTS, kind)
             first.add(runs[0].ratio)
             second.add(runs[1].ratio)
-
-
-def or_not_there(ground: Ground, error: ModuleNotFoundError) -> None:
-    """Note at the lines of a row that what measures it is not there yet; any other module must be."""
-    if error.name not in ("makespan", "scale"):
-        raise BrokenRunError(str(error)) from error
-    for line in ground.lines:
-        if not line.series.values and not line.note:
-            line.note = "not there yet"

@@ -71,8 +71,6 @@ def measure(names: list[str], base: ground.Ground) -> int:
             if row.needs_hosts:
                 base.prepare()
             row.measure(base)
-        except ModuleNotFoundError as error:
-            alone.or_not_there(base, error)
         except BrokenRunError as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = 1

@@ -111,7 +111,8 @@ def read(journal: Path, slots: int) -> list[Makespan]:
 
 def _of_run(events: Sequence[dict[str, object]], slots: int) -> Makespan:
     begin = min(float(str(event["t"])) for event in events if event["e"] == "started")
-    ends = [event for event in events if event["e"] == "ended"]
+    # Not those that were taken back from a host before they began.
+    ends = [event for event in events if event["e"] == "ended" and "seconds" in event]
     seconds = [float(str(event["seconds"])) for event in ends]
     whole = max(float(str(event["t"])) for event in ends) - begin
     return Makespan(whole, best(seconds, slots), longest_first(seconds, slots), len(ends))
