@@ -25,6 +25,7 @@ FRESH = 0.1  # what the latest job counts for in the means
 FORGETTING = 0.97  # by which the longest job of late shrinks with each that ends
 LONGEST_OVERHEAD = 1.0  # seconds; what takes longer was not the way but a link that was down
 SHORTEST = 0.0002  # seconds; what is shorter is taken for it
+WORTH = 0.002  # of a run time; slots that stand idle for less are not worth sending anything ahead
 GAIN = 2  # jobs that a host is trusted with for each success
 
 
@@ -66,4 +67,6 @@ class Ahead:
             return 0
         seconds = max(self._seconds, SHORTEST)
         cover = min(COVER * self.overhead(host), LONG)
+        if cover < WORTH * seconds:
+            return 0
         return min(ceil(slots * cover / seconds), self._trust.get(host, 0), MOST)

@@ -431,6 +431,7 @@ class Worker:
         # while others need the rest, and behind their long turns it would be seconds late to let them stand.
         self.nice = max(os.getpriority(os.PRIO_PROCESS, 0), setup["nice"])
         stand_back(self.nice)
+        self.turns.hurry()
         self.launcher = Launcher(setup)
         self.prepare_template(setup["preload"])
         self.take_bounds(setup["bounds"])

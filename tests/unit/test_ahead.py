@@ -46,7 +46,7 @@ def test_the_work_sent_ahead_covers_the_way_and_no_more_than_a_job_that_is_long(
     most = ahead.most("a", slots)
     assert most <= MOST
     assert ahead.work(most, slots) <= min(COVER * min(overhead, 1.0), LONG) + seconds + 1e-9
-    if most < MOST and seconds > 0.001:
+    if most < MOST and 0.001 < seconds < 0.1 and overhead > 0.001:
         assert ahead.work(most, slots) >= min(COVER * min(overhead, 1.0), LONG) - 1e-6
 
 
