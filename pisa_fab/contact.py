@@ -46,6 +46,7 @@ PACES = {
     Trouble.AWAY: Pace(4.0, 60.0),
     Trouble.PERSON: Pace(30.0, 300.0),
 }
+COMING = 0.3  # seconds in which a host comes to work that is there and not busy
 SPREAD = 0.5  # a wait is up to so much longer than that, by chance
 MOST_BUSY = 8  # refusals in a row after which a host that was never at work counts as failed
 
@@ -121,6 +122,10 @@ class Contact:
     def is_due(self, now: float) -> bool:
         """Say whether to call now."""
         return self.call_at is not None and now >= self.call_at
+
+    def is_coming(self, now: float) -> bool:
+        """Say whether it was called just now and may come to work any moment."""
+        return self.up and not self.ready and now < self.called_at + COMING
 
     def problem(self, now: float) -> str:
         """Say why the link is to be given up, "" if it is not."""

@@ -10,7 +10,6 @@ the messages mean is not known here.
 from __future__ import annotations
 
 import hashlib
-import json
 import marshal
 import secrets
 import shlex
@@ -28,12 +27,12 @@ from threading import Thread
 from typing import Any, Protocol
 
 from pisa_fab.contact import Trouble
+from pisa_fab.light import dumps, loads
 from pisa_fab.place import MARKER, SWEPT, UNKNOWN
 
 Message = dict[str, Any]
 
 STDERR_BYTES = 2000  # how much of a worker's own complaint is kept
-ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 SIGN = MARKER.encode("ascii") + b" "
 
 LOCAL_EXIT_TIMEOUT = 2.0  # seconds for the end of a worker's process after that of its output
@@ -141,7 +140,7 @@ class Link:
     def send(self, messages: list[Message]) -> None:
         """Give the worker messages. Never blocks; what is said while there is no conversation is lost."""
         if messages:
-            self.outbox.put("".join(ENCODE(message) + "\n" for message in messages).encode("ascii"))
+            self.outbox.put(b"".join([dumps(message) + b"\n" for message in messages]))
 
     def abort(self, reason: str) -> None:
         """Give the conversation up: it ends with this reason."""
@@ -195,7 +194,7 @@ class Link:
         while True:
             *lines, rest = (rest + data).split(b"\n")
             if lines:
-                inbox.put(Said(self.name, [json.loads(line) for line in lines]))
+                inbox.put(Said(self.name, [loads(line) for line in lines]))
             data = stream.receive()
             if not data:
                 break
@@ -293,7 +292,7 @@ class Dialogue:
 
     def say(self, message: Message) -> None:
         """Send a message; may block. Raises OSError."""
-        self.stream.send((ENCODE(message) + "\n").encode("ascii"))
+        self.stream.send(dumps(message) + b"\n")
 
     def hear(self) -> Message:
         """Wait for the next message. Raises EOFError and OSError."""
@@ -302,7 +301,7 @@ class Dialogue:
             if not data:
                 raise EOFError("connection lost")
             *self.lines, self.rest = (self.rest + data).split(b"\n")
-        message: Message = json.loads(self.lines.pop(0))
+        message: Message = loads(self.lines.pop(0))
         return message
 
 

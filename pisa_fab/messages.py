@@ -18,6 +18,7 @@ from pisa_fab.run import Run
 
 Start = AttemptStarted | SecondStarted  # what a worker is sent an order for
 
+_ENDINGS = {ending.value: ending for ending in Ending}
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
@@ -106,8 +107,8 @@ def order(run: Run, start: Start) -> Message:
 
 
 def outcome_of(data: dict[str, object]) -> Outcome:
-    """Make the outcome of what the worker reported. Raises TypeError or ValueError if it is none."""
-    return Outcome(**{**data, "ending": Ending(data["ending"])})  # type: ignore[arg-type]  # from JSON
+    """Make the outcome of what the worker reported. Raises TypeError or KeyError if it is none."""
+    return Outcome(**{**data, "ending": _ENDINGS[data["ending"]]})  # type: ignore[arg-type,index]  # from JSON
 
 
 def ready_of(host: str, slots: int, message: Message) -> HostReady:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 MARK = "PISA_MARK"  # the variable in the environment of a job's processes that says whose they are
 ENVIRONMENT_BYTES = 1 << 16  # that are read at once
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 HOLD_PATIENCE = 2.0  # seconds that processes may take to stand still before they are killed
 HOLD_INTERVAL = 0.005  # seconds between two looks whether they do
 
 
 def clock() -> float:
     """Give seconds on a monotonic clock that goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(CLOCK)
 
 
 def adopt_orphans() -> None:

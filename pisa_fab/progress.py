@@ -95,6 +95,8 @@ class PlainView:
 
     def happened(self, event: Event) -> None:
         """Show what somebody has to know, and with `--log` everything that is done."""
+        if isinstance(event, AttemptStarted) and not self.log:
+            return
         known = not self.is_news(event)
         line = ("" if known else notable(event)) or (logged(event) if self.log else "")
         if line:

@@ -16,6 +16,8 @@ from pisa_fab.link import Closed, Inbox, Link, Message
 from pisa_fab.messages import margin_of
 from pisa_fab.model import Cluster, Host
 
+CALLED_AT_ONCE = 8  # hosts, of which the first have jobs while the last are called, and not all come late
+CALL_INTERVAL = 0.02  # seconds between two looks whether more can be called
 PATIENCE_LEASES = 10  # how long a run waits for a host when it has none left, if nothing else is said
 
 
@@ -105,9 +107,12 @@ class Roster:
 
     @property
     def awaits_first_answer(self) -> bool:
-        """Whether a host has been called for the first time and has not come to work yet, nor failed to."""
+        """Whether a host is called for the first time, now or soon, and has neither come nor failed to."""
         contacts = (connection.contact for connection in self)
-        return any(contact.up and not contact.ready and contact.tries == 0 for contact in contacts)
+        return any(
+            (contact.up or contact.call_at is not None) and not contact.ready and contact.tries == 0
+            for contact in contacts
+        )
 
     @property
     def is_alone(self) -> bool:
@@ -187,15 +192,21 @@ class Roster:
             self.contact_at = now
         if now < self._look_at:
             return
+        coming, is_full = sum(connection.contact.is_coming(now) for connection in self), False
         for connection in self:
             contact = connection.contact
-            if contact.is_due(now):
+            if contact.is_due(now) and coming >= CALLED_AT_ONCE:
+                is_full = True
+            elif contact.is_due(now):
+                coming += 1
                 contact.called(now)
                 connection.link.call([self.setup(connection.host)])
             elif problem := contact.problem(now):
                 connection.link.abort(problem)
         due = (connection.contact.wake_at() for connection in self)
         self._look_at = min((moment for moment in due if moment is not None), default=float("inf"))
+        if is_full:
+            self._look_at = now + CALL_INTERVAL
 
     def wake_at(self) -> float:
         """Say when `look` may find something."""

@@ -82,7 +82,7 @@ class Babbler(Link):
 def test_the_head_learns_the_end_of_a_link_even_from_a_bug() -> None:
     link, inbox = Babbler(), SimpleQueue()
     link.call([])
-    with pytest.raises(ValueError, match="Expecting value"):
+    with pytest.raises(ValueError, match="no JSON"):
         link.serve(inbox)
     closed = inbox.get_nowait()
     assert (closed.reason, closed.final) == ("a mistake in pisa_fab, whose traceback is shown", True)
