@@ -29,7 +29,11 @@ class Bounds:
 
     def at(self, now: float) -> tuple[int, int]:
         """Give the slots and the nice value that hold at a time, of the worker's clock."""
-        _, slots, nice = max((phase for phase in self._phases if phase[0] <= now), default=self._phases[0])
+        _, slots, nice = self._phases[0]
+        for begin, its_slots, its_nice in self._phases:
+            if begin > now:
+                break
+            slots, nice = its_slots, its_nice
         return slots, nice
 
     def change_after(self, now: float) -> float | None:

@@ -224,10 +224,10 @@ class Worker:
             due.append(self.set_up_at if self.setup is not None else None)
             if self.presence is not None:
                 due += [self.look_at, self.bounds.change_after(self.regulated_at)]
-        known = [moment - clock() for moment in due if moment is not None]
-        if self.running:
-            known.append(LONGEST_WAIT)
-        return max(0.0, min(known)) if known else None
+        now = clock()
+        due.append(now + LONGEST_WAIT if self.running else None)
+        known = [moment for moment in due if moment is not None]
+        return max(0.0, min(known) - now) if known else None
 
     def enforce(self) -> None:
         """Do what is due: leave, ask the head for a sign of life, end what has run for too long."""
@@ -281,6 +281,7 @@ class Worker:
         """Act on the messages that have come."""
         for message in self.wire.messages() if self.wire is not None else []:
             self.handle(message)
+        self.fill()
 
     def detach(self) -> None:
         """End the conversation; go on without one while there is something to tell the next head."""
@@ -575,8 +576,7 @@ class Worker:
             return  # said twice
         if not self.may_begin(attempt):
             return
-        self.queue[attempt.id] = attempt
-        self.fill()
+        self.queue[attempt.id] = attempt  # `obey` fills the slots
 
     def is_begun(self, id: tuple[int, int]) -> bool:
         """Say whether an attempt runs here, or is being made."""
@@ -600,15 +600,13 @@ class Worker:
     def start(self, attempt: Attempt, nice: int) -> None:
         """Start an attempt that stands back so far, or report at once that it could not be started."""
         attempt.began = clock()
-        complaint = f"cannot start {attempt.argv[0]}: "
         try:
             attempt.pid = self.launcher.start(attempt, self.folders["attempts"], self.template)
         except RefusedError as error:
-            self.refuse(attempt, complaint + str(error))
-        except OSError as error:
-            self.report(attempt, "not started", tail=complaint + str(error.strerror))
-        except ValueError as error:
-            self.report(attempt, "not started", tail=complaint + str(error))
+            self.refuse(attempt, f"cannot start {attempt.argv[0]}: {error}")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            self.report(attempt, "not started", tail=f"cannot start {attempt.argv[0]}: {why}")
         else:
             if attempt.pid:
                 self.take_charge(attempt, nice)
