@@ -242,7 +242,7 @@ def pythons() -> list[str]:
 def test_it_needs_nothing_but_a_python(tmp_path: Path, python: str) -> None:
     package = tmp_path / "pisa_fab"
     package.mkdir()
-    for name in ("presence.py", "desk.py"):
+    for name in ("presence.py", "desk.py", "light.py"):
         shutil.copy(Path(pisa_fab.__file__).parent / name, package)
     program = f"""
 import sys
