@@ -18,6 +18,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.machinery import SourceFileLoader
@@ -184,7 +185,8 @@ class Link:
         token = secrets.token_hex(8)
         outbox = self.outbox
         stream = self.connect(worker_command(self.python(), token))
-        stream.send(worker_source())
+        with suppress(OSError, EOFError):  # whoever has ended already has said why
+            stream.send(worker_source())
         data = skip_greeting(stream, SIGN + token.encode("ascii") + b"\n")
         if data is None:
             raise explain_no_worker(stream, self.python())

@@ -208,13 +208,14 @@ class Scheduler(Doubling):
         """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon.
 
         Nothing is sent ahead that was lost or failed: should a host be lost again, then with few of them, and
-        none of the others waits behind one that fails.
+        none of the others waits behind one that fails. Nor are the last jobs, as many as there are slots: each
+        goes where a slot gets free first.
         """
         near = {host for host, horizon in self._horizons.items() if horizon.falls[0][0] < now + EDGE}
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
             job, avoid = found
             host = self._hosts.pick(avoid) if free else None
-            if host is None and not avoid:
+            if host is None and not avoid and self.waiting > self._hosts.total:
                 host = self._hosts.pick_ahead(near)
             if host is None or (self._horizons and self._is_long(job)):
                 break

@@ -32,10 +32,16 @@ class ReadyHost:
 
 
 class Slots:
-    """The ready hosts, in levels."""
+    """The ready hosts, in levels.
+
+    Attributes:
+        by_name: the hosts; read only.
+        total: how many slots they have.
+    """
 
     def __init__(self) -> None:
         self.by_name: dict[str, ReadyHost] = {}
+        self.total = 0
         self._free = Levels()
         self._full = Levels()
 
@@ -43,6 +49,7 @@ class Slots:
         """Put a host in, or change its slots."""
         host = self.by_name.setdefault(name, ReadyHost(name))
         self._leave_level(host)
+        self.total += slots - host.slots
         host.slots = slots
         host.waiting = max(0, min(host.waiting, len(host.jobs) - slots))
         self._enter_level(host)
@@ -60,6 +67,7 @@ class Slots:
         if host is None:
             return []
         self._leave_level(host)
+        self.total -= host.slots
         return list(host.jobs)
 
     def take(self, name: str, job: int) -> None:

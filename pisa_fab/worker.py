@@ -576,7 +576,9 @@ class Worker:
             return  # said twice
         if not self.may_begin(attempt):
             return
-        self.queue[attempt.id] = attempt  # `obey` fills the slots
+        self.queue[attempt.id] = attempt
+        if len(self.running) < self.regulated_slots:  # as far as it is seen at once; `obey` looks again
+            self.fill()
 
     def is_begun(self, id: tuple[int, int]) -> bool:
         """Say whether an attempt runs here, or is being made."""
