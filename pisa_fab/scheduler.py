@@ -208,8 +208,8 @@ class Scheduler(Doubling):
         """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon.
 
         Nothing is sent ahead that was lost or failed: should a host be lost again, then with few of them, and
-        none of the others waits behind one that fails. Nor are the last jobs, as many as there are slots: each
-        goes where a slot gets free first.
+        none of the others waits behind one that fails. Nor are the last jobs, as many as there are slots: all
+        of these go where a slot gets free first.
         """
         near = {host for host, horizon in self._horizons.items() if horizon.falls[0][0] < now + EDGE}
         while (found := self._queues.next(self._states.codes, WAITING)) is not None:
