@@ -42,6 +42,7 @@ from pisa_fab.signals import Signals
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
 TURN = 0.01  # seconds between two turns of the loop, at least
+LONG_TURN = 0.03  # the same while hosts have more jobs than they run, so that nobody waits for a turn
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
 
@@ -154,7 +155,8 @@ class Head:
         try:
             news.append(self.inbox.get(timeout=max(0.0, min(due))))
             # Under load, one look at many messages costs far less than many looks at one.
-            time.sleep(max(0.0, self.turned_at + TURN - clock()))
+            turn = LONG_TURN if self.scheduler.sent_ahead else TURN
+            time.sleep(max(0.0, self.turned_at + turn - clock()))
             self.turned_at = clock()
             while True:
                 news.append(self.inbox.get_nowait())
