@@ -6,7 +6,6 @@ import copy
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,14 +84,6 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
     conversation = Talk(tmp_path, mark=os.urandom(8).hex())
     yield conversation
     conversation.close()
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    with tempfile.TemporaryDirectory(prefix="pisa_fab-test-", dir="/tmp") as folder:
-        found = Host(tmp_path, Path(folder) / "place")
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -48,14 +48,6 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
     conversation.close()
 
 
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    with tempfile.TemporaryDirectory(prefix="pisa_fab-test-", dir="/tmp") as folder:
-        found = Host(tmp_path, Path(folder) / "place")
-        yield found
-        found.close()
-
-
 def test_marker_is_what_the_head_looks_for() -> None:
     assert link.SIGN.decode() == worker.MARKER + " "
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,6 @@ def talk(tmp_path: Path) -> Iterator[Talk]:
     conversation.ready(bounds=slots(1))
     yield conversation
     conversation.close()
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    with tempfile.TemporaryDirectory(prefix="pisa_fab-test-", dir="/tmp") as folder:
-        found = Host(tmp_path, Path(folder) / "place")
-        yield found
-        found.close()
 
 
 def endings(talk: Talk, count: int) -> dict[int, dict[str, Any]]:
