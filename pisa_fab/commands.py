@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_JOBS = "jobs.yaml"
 DEFAULT_CLUSTER = "cluster.yaml"
+GARBAGE = 20_000  # objects more than before, after which garbage is looked for
 
 
 def load_batch(jobs: str) -> Batch:
@@ -119,6 +120,7 @@ def ask_secret(question: str) -> str:
 def look_for_garbage() -> None:
     """Look for garbage from now on, where that was put off: all is imported, and this may take long."""
     gc.freeze()  # what is there now stays
+    gc.set_threshold(GARBAGE)  # a head makes much that lives for a moment, and few cycles
     gc.enable()
 
 
