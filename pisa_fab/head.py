@@ -42,7 +42,7 @@ from pisa_fab.signals import Signals
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
 TURN = 0.01  # seconds between two turns of the loop, at least
-LONG_TURN = 0.05  # the same while hosts have more jobs than they run, so that nobody waits for a turn
+LONG_TURN = 0.1  # the same while hosts have more jobs than they run, so that nobody waits for a turn
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
 
