@@ -58,11 +58,13 @@ def read_all(file: BinaryIO) -> tuple[int, int]:
     return 0, 0
 
 
-def read(path: Path, begin: Begin = read_all) -> Iterator[tuple[float, Event]]:
+def read(
+    path: Path, begin: Begin = read_all, skip: Callable[[bytes], bool] | None = None
+) -> Iterator[tuple[float, Event]]:
     """Give the events of a journal that somebody else may be writing; a missing file has none.
 
-    `begin` says how many bytes and lines of the open file need not be read. Stops in silence before a torn
-    tail. Raises RunError for a journal that is damaged in its middle or too new, or may not be read; OSError
+    `begin` says how many bytes and lines of the open file need not be read; lines that `skip` is true of are
+    passed over. Stops in silence before a torn tail. Raises RunError for a journal that is damaged in its middle or too new, or may not be read; OSError
     if reading it fails.
     """
     try:
@@ -74,12 +76,14 @@ def read(path: Path, begin: Begin = read_all) -> Iterator[tuple[float, Event]]:
     with file:
         start, before = begin(file)
         file.seek(start)
-        for _, found in lines(file, path, before):
+        for _, found in lines(file, path, before, skip):
             if found is not None:
                 yield found
 
 
-def lines(file: BinaryIO, path: Path, before: int = 0) -> Iterator[tuple[int, tuple[float, Event] | None]]:
+def lines(
+    file: BinaryIO, path: Path, before: int = 0, skip: Callable[[bytes], bool] | None = None
+) -> Iterator[tuple[int, tuple[float, Event] | None]]:
     """Give what each line from here on says, and where it ends, from here; so many lines stand `before`.
 
     Without torn or spoilt lines at the end: a power cut may leave blocks of zero bytes, or old text, too.
@@ -90,7 +94,7 @@ def lines(file: BinaryIO, path: Path, before: int = 0) -> Iterator[tuple[int, tu
             return  # what follows, if a head is writing, would be half a line
         end += len(text)
         try:
-            found = decode(text.decode("ascii"))
+            found = None if skip is not None and skip(text) else decode(text.decode("ascii"))
         except ValueError:
             bad = bad or count
             continue

@@ -7,6 +7,7 @@ no use for it.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,34 +17,41 @@ from pisa_fab.numbering import Numbering
 
 if TYPE_CHECKING:
     from pisa_fab.events import JobRecord
+    from pisa_fab.records import Records
 
 
-def numbered(batch: Batch) -> tuple[dict[int, JobRecord], Numbering]:
+def numbered(batch: Batch) -> tuple[Mapping[int, JobRecord], Numbering]:
     """Give what a batch's journal says of each job, and the number of every combination. Raises RunError."""
     records, following = read_records(batch.output)
-    known = {record.key: number for number, record in records.items()}
-    return records, Numbering.of(batch.plan, known, following)
+    known: Mapping[str, int] = records.numbers() if records is not None else {}
+    return records if records is not None else {}, Numbering.of(batch.plan, known, following)
 
 
-def read_records(root: Path) -> tuple[dict[int, JobRecord], int]:
+def read_records(root: Path) -> tuple[Records | None, int]:
     """Give what a run directory's journal says of each job, by number, and the number of the next new one.
 
-    There are none where there is no journal. Raises RunError for a journal that cannot be understood or read.
+    None where there is no journal. Raises RunError for a journal that cannot be understood or read.
     """
-    records: dict[int, JobRecord] = {}
     following = 0
     journal = Layout(root).journal
     if is_missing(journal):
-        return records, following
+        return None, following
     # A first dryrun need not wait for what describes all that can happen.
     from pisa_fab.events import JobsAdded
     from pisa_fab.journal import read
+    from pisa_fab.records import Records
 
-    for _, event in read(journal):
+    records = Records()
+    for _, event in read(journal, skip=is_of_an_attempt):
         if isinstance(event, JobsAdded):
-            records.update(enumerate(event.records, start=event.first))
+            records.add(event.first, event.records)
             following = max(following, event.first + len(event.records))
     return records, following
+
+
+def is_of_an_attempt(line: bytes) -> bool:
+    """Say whether a line of a journal is one of those of which nearly all of it consists."""
+    return line.startswith(b'{"t": ') and (b'"e": "started", ' in line or b'"e": "ended", ' in line)
 
 
 def is_missing(path: Path) -> bool:

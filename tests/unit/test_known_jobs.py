@@ -53,7 +53,7 @@ def test_they_are_those_of_the_history(
 
 
 def test_there_are_none_where_nothing_was_submitted(tmp_path: Path) -> None:
-    assert read_records(tmp_path / "run") == ({}, 0)
+    assert read_records(tmp_path / "run") == (None, 0)
     assert not (tmp_path / "run").exists()
 
 
