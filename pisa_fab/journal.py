@@ -64,8 +64,8 @@ def read(
     """Give the events of a journal that somebody else may be writing; a missing file has none.
 
     `begin` says how many bytes and lines of the open file need not be read; lines that `skip` is true of are
-    passed over. Stops in silence before a torn tail. Raises RunError for a journal that is damaged in its middle or too new, or may not be read; OSError
-    if reading it fails.
+    passed over. Stops in silence before a torn tail. Raises RunError for a journal that is damaged in its
+    middle or too new, or may not be read; OSError if reading it fails.
     """
     try:
         file = path.open("rb")
