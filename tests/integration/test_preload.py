@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ from pisa_fab.parcel import template_parcel
 
 def pythons() -> list[str]:
     """Give a Python of every version that a venv may have, of those on PATH or of pyenv."""
-    folders = sorted(Path(os.environ.get("PYENV_ROOT", "/root/.pyenv")).glob("versions/3.*/bin"))
+    home = pwd.getpwuid(os.getuid()).pw_dir  # whatever HOME says
+    folders = sorted(Path(os.environ.get("PYENV_ROOT", f"{home}/.pyenv")).glob("versions/3.*/bin"))
     search = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
     found = [path for minor in range(8, 15) if (path := shutil.which(f"python3.{minor}", path=search))]
     return [path for path in found if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
