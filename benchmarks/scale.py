@@ -109,10 +109,12 @@ def _measure(command: Sequence[str], project: Path, env: Mapping[str, str] = os.
 def _simulate(jobs: int, hosts: int, slots: int) -> None:
     """Be the head of the batch in this folder, with hosts of which nothing is there but the names."""
     from pisa_fab.api import Batch
+    from pisa_fab.commands import look_for_garbage
     from pisa_fab.events import AttemptEnded, AttemptStarted, Ending, HostReady, JobState, Outcome, RunClosed
     from pisa_fab.model import Policy
     from pisa_fab.run import Wish, open_run
 
+    look_for_garbage()  # as a head does
     dice = random.Random(jobs)
     batch = Batch.load("jobs.yaml")
     running: deque[AttemptStarted] = deque()
