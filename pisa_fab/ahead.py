@@ -19,7 +19,7 @@ from __future__ import annotations
 from math import ceil
 
 LONG = 0.5  # seconds; while jobs take that long, none is sent ahead, and no host is sent more work than this
-COVER = 2.0  # how many overheads the work covers that is sent ahead
+COVER = 3.0  # how many overheads the work covers that is sent ahead
 MOST = 1000  # jobs a host
 FRESH = 0.1  # what the latest job counts for in the means
 FORGETTING = 0.97  # by which the longest job of late shrinks with each that ends

@@ -6,6 +6,7 @@ among them, because their outputs are still there. `dryrun` can write it again, 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -88,3 +89,12 @@ def command_line(argv: Sequence[str]) -> str:
     if _QUOTED.search(line) is None and line.count(" ") == len(argv) - 1 and "" not in argv:
         return line
     return shlex.join(argv)
+
+
+def command_lines(jobs: Iterable[Job], *, as_json: bool) -> Iterator[str]:
+    """Give a line for each job, ended by a newline: its name and command, quoted for a shell, or JSON."""
+    for job in jobs:
+        if as_json:
+            yield json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}) + "\n"
+        else:
+            yield f"{job.name}  {command_line(job.argv)}\n"

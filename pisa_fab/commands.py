@@ -9,7 +9,7 @@ import gc
 import getpass
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pisa_fab.api import Batch, Pool
     from pisa_fab.diagnosis import HostReport
     from pisa_fab.launch import Ended
-    from pisa_fab.model import Job
     from pisa_fab.pool import Access
 
 DEFAULT_JOBS = "jobs.yaml"
@@ -223,29 +222,17 @@ def notify_words(text: str) -> tuple[str, ...]:
 
 def dryrun(batch: Batch, *, as_json: bool = False) -> int:
     """Show every job with its command line and write the assignment file. Raises PisaError."""
-    from pisa_fab.assignments import write_assignments
+    from pisa_fab.assignments import command_lines, write_assignments
 
     records, numbering = batch.known()
     write_assignments(batch.spec, numbering, records)
-    lines = _command_lines(numbering.jobs(batch.spec.plan), as_json=as_json)
+    lines = command_lines(numbering.jobs(batch.spec.plan), as_json=as_json)
     while piece := "".join(islice(lines, LINES_AT_ONCE)):
         sys.stdout.write(piece)
     if not as_json:
         written = short(batch.spec.assignments)
         print(f"{len(numbering.numbers)} jobs, nothing was run; written: {written}")
     return EXIT_OK
-
-
-def _command_lines(jobs: Iterable[Job], *, as_json: bool) -> Iterator[str]:
-    import json
-
-    from pisa_fab.assignments import command_line
-
-    for job in jobs:
-        if as_json:
-            yield json.dumps({"job": job.name, "argv": job.argv, "env": dict(job.env)}) + "\n"
-        else:
-            yield f"{job.name}  {command_line(job.argv)}\n"
 
 
 def status(batch: Batch, *, job: str = "", as_json: bool = False, failed: bool = False) -> int:

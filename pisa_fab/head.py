@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Protocol
 
 from pisa_fab import messages, requests
@@ -30,9 +30,10 @@ from pisa_fab.events import (
 )
 from pisa_fab.history import History
 from pisa_fab.invocation import as_typed
-from pisa_fab.link import Closed, Inbox, Message, Said, Wake
+from pisa_fab.link import Closed, Message, Said, Wake
 from pisa_fab.model import Cluster, Host
 from pisa_fab.moderation import Moderation
+from pisa_fab.news import News
 from pisa_fab.processes import clock
 from pisa_fab.prospects import Prospects
 from pisa_fab.roster import Connection, MakeLinks, Roster, patience_of
@@ -41,8 +42,6 @@ from pisa_fab.signals import Signals
 
 PARTING_PATIENCE = 3.0  # seconds that workers may take to leave when they have nothing left to do
 FLIGHT_PATIENCE = 0.5  # seconds for the last words when there is no time to wait for answers
-TURN = 0.01  # seconds between two turns of the loop, at least
-LONG_TURN = 0.1  # the same while hosts have more jobs than they run, so that nobody waits for a turn
 LOOK_EVERY = 1.0  # seconds between two looks at the clock while nothing is said
 REREAD_EVERY = 5.0  # seconds between two looks whether the cluster file has changed
 
@@ -84,10 +83,10 @@ class Head:
         self.cluster = cluster
         self.file = file
         self.view = view
-        self.inbox: Inbox = SimpleQueue()
         self.scheduler = run.history.scheduler
-        self.turned_at = self.reread_at = clock()
-        self.roster = Roster(make_links, self.inbox, cluster.lease, patience_of(cluster), self.setup)
+        self.news = News(self.scheduler.lasts)
+        self.reread_at = clock()
+        self.roster = Roster(make_links, self.news.inbox, cluster.lease, patience_of(cluster), self.setup)
         self.outgoing: dict[str, list[Message]] = defaultdict(list)
         self.moderation = Moderation(
             self.scheduler,
@@ -111,7 +110,7 @@ class Head:
 
     def work(self) -> str:
         """Run the batch and say how it ended, in the words of `RunClosed`. Raises RunError."""
-        with self.signals.caught(lambda: self.inbox.put(Wake())):
+        with self.signals.caught(lambda: self.news.inbox.put(Wake())):
             self.join(self.cluster.hosts, clock())
             try:
                 while (reason := self.ended()) is None:
@@ -151,17 +150,7 @@ class Head:
         wake_at = self.scheduler.wake_at()
         if wake_at is not None and not (self.no_room or self.moderation.is_tight):
             due.append(wake_at - now)
-        news = []
-        try:
-            news.append(self.inbox.get(timeout=max(0.0, min(due))))
-            # Under load, one look at many messages costs far less than many looks at one.
-            turn = LONG_TURN if self.scheduler.sent_ahead else TURN
-            time.sleep(max(0.0, self.turned_at + turn - clock()))
-            self.turned_at = clock()
-            while True:
-                news.append(self.inbox.get_nowait())
-        except Empty:
-            return news
+        return self.news.wait(max(0.0, min(due)))
 
     def ended(self) -> str | None:
         """Say how the run has ended, None while it goes on."""
@@ -416,7 +405,7 @@ class Head:
         deadline = clock() + (PARTING_PATIENCE if self.signals.interrupts < 2 else FLIGHT_PATIENCE)
         while self.roster.any_ready:
             try:
-                item = self.inbox.get(timeout=max(0.0, deadline - clock()))
+                item = self.news.inbox.get(timeout=max(0.0, deadline - clock()))
             except Empty:
                 break
             if isinstance(item, Closed):

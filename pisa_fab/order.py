@@ -97,7 +97,7 @@ class LongestFirst:
             self._put_in_order(fresh, unknown)
         # Twice as much makes another forecast, and the fewer are left, the more it matters. Jobs that are far
         # too short seldom become long. What took so long the last time stays as it is.
-        often = 2 if not worth or worth > SELDOM else 4
+        often = 2 if not worth or worth > SELDOM else 10
         self._look_at = max(often * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
         self._look_left = waiting // often if unknown else 0
 

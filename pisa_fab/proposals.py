@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from pisa_fab.argparse_help import Option
+from pisa_fab.ranges import number
 from pisa_fab.specs.yaml_writing import Data, comment, entry, flow
-from pisa_fab.sweep import BUILT_IN, number
+from pisa_fab.sweep import BUILT_IN
 
 _NUMBERS = {"n", "m", "k", "int", "integer", "num", "number", "count", "seed", "steps", "size", "float"}
 _FILES = {"file", "filename", "path", "input", "infile", "data", "csv"}

@@ -193,17 +193,23 @@ class Records(Mapping[int, JobRecord]):
 class Arguments(Mapping[str, "str | None"]):
     """The arguments of one job, which are looked up when somebody asks."""
 
-    __slots__ = ("_job", "_records")
+    __slots__ = ("_found", "_job", "_records")
 
     def __init__(self, records: Records, job: int) -> None:
         self._records = records
         self._job = job
+        self._found: Mapping[str, str | None] | None = None
+
+    def _all(self) -> Mapping[str, str | None]:
+        if self._found is None:
+            self._found = self._records[self._job].arguments
+        return self._found
 
     def __getitem__(self, name: str) -> str | None:
-        return self._records[self._job].arguments[name]
+        return self._all()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._records[self._job].arguments)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._records[self._job].arguments)
+        return len(self._all())

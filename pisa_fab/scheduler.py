@@ -124,6 +124,11 @@ class Scheduler(Doubling):
         found = self._hosts.by_name.get(host)
         return found.waiting if found is not None else 0
 
+    def lasts(self, host: str, ended: int) -> float:
+        """Give the seconds for which a host has jobs to begin when so many more have ended there."""
+        found = self._hosts.by_name.get(host)
+        return self._ahead.work(max(0, found.waiting - ended), found.slots) if found is not None else 0.0
+
     @property
     def sent_ahead(self) -> int:
         """How many of the jobs that count as running wait on their hosts for a slot, as far as is known."""

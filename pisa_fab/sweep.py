@@ -1,9 +1,9 @@
 """The combinations of a batch: lazily, by index, with their command lines and keys.
 
-Here live the values that are computed (ranges, linspace, logspace), the grid of axes with what is excluded
-and included, the templates `{name}` and the job keys. Everything is pure: what was read from files comes in
-as sequences of text, what comes out are `model.Job`s. Mistakes in a jobs file are found in `specs`, which
-knows where they are written; texts that get here hold no NUL and can be encoded.
+Here live the grid of axes with what is excluded and included, the templates `{name}` and the job keys; values
+that are computed are in `ranges`. Everything is pure: what was read from files comes in as sequences of text,
+what comes out are `model.Job`s. Mistakes in a jobs file are found in `specs`, which knows where they are
+written; texts that get here hold no NUL and can be encoded.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
 from enum import Enum, auto
 from functools import cached_property, reduce
 from hashlib import blake2b
 from itertools import chain, compress, product
 from math import prod
 from operator import and_, itemgetter
-from sys import maxsize
-from typing import overload
 
 from pisa_fab.keys import Keys
 from pisa_fab.model import Job, job_name
@@ -33,122 +30,6 @@ _JOB, _OUTPUT, _ENV, _AGAIN = "\ud800", "\ud801", "\ud802", "\ud803"
 
 # An axis up to this length is kept as a table of its cells; those of a longer one are made on demand.
 _TABLE = 65536
-
-
-# ----------------------------------------------------------------------------------------------------
-# Values that are computed
-# ----------------------------------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
-
-
-def number(text: str) -> Decimal:
-    """Read a decimal number, in scientific notation or not. Raises ValueError in words for the user."""
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("is not a number")
-    value = Decimal(text)
-    if len(text) > 100 or abs(value.adjusted()) > 100:
-        raise ValueError("is too large or too small a number")
-    return value
-
-
-class _Computed(Sequence[str]):
-    """Values that are computed when they are asked for."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self._value(i) for i in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        return self._value(index % self._count)
-
-    def _value(self, index: int) -> str:
-        raise NotImplementedError
-
-
-class Steps(_Computed):
-    """From `start` in steps, never past `stop`; exact.
-
-    All values have as many decimals as the one of `start` and `step` that has more. Raises ValueError, in
-    words for the user, when no value results or more than `sys.maxsize`.
-    """
-
-    def __init__(self, start: Decimal, stop: Decimal, step: Decimal) -> None:
-        if not step:
-            raise ValueError("step must not be 0")
-        if (stop - start) * step < 0:
-            relation, sign = ("less", "negative") if stop < start else ("more", "positive")
-            raise ValueError(f"the last value is {relation} than the first, so step must be {sign}")
-        self._decimals = max(_decimals(start), _decimals(step))
-        fine = max(self._decimals, _decimals(stop))
-        first, last, by = (_scaled(value, fine) for value in (start, stop, step))
-        super().__init__((last - first) // by + 1)
-        if self._count > maxsize:
-            raise ValueError("has more values than can be counted")
-        self._first, self._by = _scaled(start, self._decimals), _scaled(step, self._decimals)
-
-    def _value(self, index: int) -> str:
-        value = self._first + index * self._by
-        if not self._decimals:
-            return str(value)
-        whole, part = divmod(abs(value), 10**self._decimals)
-        return f"{'-' if value < 0 else ''}{whole}.{part:0{self._decimals}d}"
-
-
-class Linspace(_Computed):
-    """`count` evenly spaced values from `start` to `stop`, both included: the shortest text of the float."""
-
-    def __init__(self, start: Decimal, stop: Decimal, count: int) -> None:
-        decimals = max(_decimals(start), _decimals(stop))
-        super().__init__(count)
-        self._first, self._last = _scaled(start, decimals), _scaled(stop, decimals)
-        self._gaps = max(count - 1, 1)
-        self._divisor = self._gaps * 10**decimals
-
-    def _value(self, index: int) -> str:
-        # Whole numbers divided once: the result is the float nearest to the exact value.
-        return repr((self._first * (self._gaps - index) + self._last * index) / self._divisor)
-
-
-class Logspace(_Computed):
-    """`count` values from `start` to `stop`, both included and above 0, each the same multiple of the last.
-
-    `start` and `stop` are the values themselves, not their logarithms (as NumPy's `geomspace`).
-    """
-
-    def __init__(self, start: Decimal, stop: Decimal, count: int) -> None:
-        super().__init__(count)
-        self._start, self._stop = start, stop
-        self._gaps = max(count - 1, 1)
-
-    def _value(self, index: int) -> str:
-        if index in (0, self._gaps):
-            return repr(float(self._start if index == 0 else self._stop))
-        with localcontext() as context:
-            context.prec = 40  # far more than a float has, so that 10 to 1000 passes through 100.0
-            exponent = self._start.ln() * (self._gaps - index) + self._stop.ln() * index
-            return repr(float((exponent / self._gaps).exp()))
-
-
-def _decimals(value: Decimal) -> int:
-    return max(0, -int(value.as_tuple().exponent))
-
-
-def _scaled(value: Decimal, decimals: int) -> int:
-    """Give the value in units of 10^-decimals, where that is a whole number."""
-    sign, digits, exponent = value.as_tuple()
-    magnitude: int = int("".join(map(str, digits))) * 10 ** (int(exponent) + decimals)
-    return -magnitude if sign else magnitude
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -192,6 +73,10 @@ class Column:
         return f"{self.name}\0" if value == "true" else ""
 
 
+Cells = tuple[str, ...]  # see `_cells`
+Rows = list[Cells]
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """Columns that vary together: `values` holds one sequence a column, all of one length."""
@@ -209,6 +94,10 @@ class Axis:
     def rows(self) -> Iterator[tuple[str, ...]]:
         """Give the cells of every row."""
         return (_cells(self.columns, values) for values in zip(*self.values, strict=True))
+
+
+def _rows(table: Axis | Rows) -> Iterable[Cells]:
+    return table.rows() if isinstance(table, Axis) else table
 
 
 def _cells(columns: Sequence[Column], values: Iterable[str | None]) -> tuple[str, ...]:
@@ -370,8 +259,8 @@ class Plan:
 
     def _all_grid_cells(self) -> Iterator[tuple[str, ...]]:
         # The first axis is gone through once, so its rows need not all be there at once.
-        first: Iterable[tuple[str, ...]] = self._axes[0].rows() if self._axes else ((),)
-        others = [list(axis.rows()) for axis in self._axes[1:]]
+        first: Iterable[tuple[str, ...]] = _rows(self._tables[0][0]) if self._axes else ((),)
+        others = [list(_rows(table)) for table, _, _ in self._tables[1:]]
         rows: Iterable[tuple[tuple[str, ...], ...]]
         rows = chain.from_iterable(product((row,), *others) for row in first)
         if self._kept is not None:
@@ -382,9 +271,9 @@ class Plan:
         return map(tuple, map(chain.from_iterable, rows))
 
     @cached_property
-    def _tables(self) -> list[tuple[Axis | list[tuple[str, ...]], int, int]]:
+    def _tables(self) -> list[tuple[Axis | Rows, int, int]]:
         """For each axis its cells (where it is short enough), its stride in the grid and its length."""
-        tables: list[tuple[Axis | list[tuple[str, ...]], int, int]] = []
+        tables: list[tuple[Axis | Rows, int, int]] = []
         stride = self._grid
         for axis in self._axes:
             stride //= len(axis)

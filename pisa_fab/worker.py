@@ -333,7 +333,7 @@ class Worker:
 
     def lingers(self) -> bool:
         """Say whether what there is to say may wait for more: there is work for every slot that gets free."""
-        return bool(self.queue) and self.linger_until > clock()
+        return len(self.queue) >= max(1, self.regulated_slots) and self.linger_until > clock()
 
     def say_farewell(self) -> None:
         """Write what is left, as long as the head reads it."""

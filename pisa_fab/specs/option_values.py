@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
+from pisa_fab.ranges import Steps, number
 from pisa_fab.specs.problems import FieldError, quoted
 from pisa_fab.specs.yaml_writing import Data
-from pisa_fab.sweep import Steps, number
 
 # The kinds of values that are written `KIND:...`, as in a jobs file.
 KINDS = ("linspace", "logspace", "glob", "lines", "flag")

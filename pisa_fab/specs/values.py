@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pisa_fab.errors import Position, SpecError
+from pisa_fab.ranges import Linspace, Logspace, Steps, number
 from pisa_fab.specs.fields import check_word
 from pisa_fab.specs.problems import FieldError, label, nearest, shown
 from pisa_fab.specs.text import Document, Keys, at_home, read_bytes
-from pisa_fab.sweep import Linspace, Logspace, Steps, number
 
 _RANGE = ("from", "to", "step")
 _KINDS = ("from", "linspace", "logspace", "glob", "lines", "flag")

@@ -50,6 +50,7 @@ PURE = {
     "quarantine",
     "prospects",
     "queues",
+    "ranges",
     "records",
     "regression",
     "scheduler",

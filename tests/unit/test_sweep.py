@@ -9,17 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pisa_fab.numbering import assign_numbers
+from pisa_fab.ranges import Linspace, Logspace, Steps, number
 from pisa_fab.sweep import (
     Axis,
     Column,
     Kind,
-    Linspace,
-    Logspace,
     Plan,
-    Steps,
     escaped,
     names_in,
-    number,
 )
 
 CALM = settings(deadline=None)  # a busy machine is no failure
