@@ -131,27 +131,3 @@ def longest_first(seconds: Sequence[float], slots: int) -> float:
     for one in sorted(seconds, reverse=True):
         heapreplace(ends, ends[0] + one)
     return max(ends)
-
-
-def main() -> None:
-    """Measure both kinds on hosts of our own, and print what came of it."""
-    from bench import HOSTS, SLOTS, scene
-
-    with scene(1, print) as bench:
-        bench.prepare()
-
-        def run(words: Sequence[str]) -> None:
-            bench.measure([bench.program("inv"), *words])
-
-        for kind in KINDS:
-            for number, one in enumerate(makespans(bench.folder, run, bench.names, SLOTS, kind), start=1):
-                print(
-                    f"{kind}, run {number}: {one.jobs} jobs on up to {HOSTS} hosts in {one.seconds:.2f} s; "
-                    f"best possible {one.best:.2f} s: {one.ratio:.3f}; "
-                    f"longest first, as measured {one.longest_first:.2f} s"
-                )
-            bench.put_aside(bench.folder / "makespan_run")
-
-
-if __name__ == "__main__":
-    main()
