@@ -248,6 +248,11 @@ def may_concern(line: bytes, job: int) -> bool:
     return b'"job": %d, ' % job in line or not (b'"job": ' in line or b'"e": "jobs", ' in line)
 
 
+def is_of_an_attempt(line: bytes) -> bool:
+    """Say whether a line of a journal is one of those of which nearly all of it consists."""
+    return line.startswith(b'{"t": ') and (b'"e": "started", ' in line or b'"e": "ended", ' in line)
+
+
 def _number(line: Line, name: str) -> int:
     value = line[name]
     if type(value) is not int or value < 0:

@@ -39,6 +39,7 @@ def read_records(root: Path) -> tuple[Records | None, int]:
     # A first dryrun need not wait for what describes all that can happen.
     from pisa_fab.events import JobsAdded
     from pisa_fab.journal import read
+    from pisa_fab.journal_format import is_of_an_attempt
     from pisa_fab.records import Records
 
     records = Records()
@@ -47,11 +48,6 @@ def read_records(root: Path) -> tuple[Records | None, int]:
             records.add(event.first, event.records)
             following = max(following, event.first + len(event.records))
     return records, following
-
-
-def is_of_an_attempt(line: bytes) -> bool:
-    """Say whether a line of a journal is one of those of which nearly all of it consists."""
-    return line.startswith(b'{"t": ') and (b'"e": "started", ' in line or b'"e": "ended", ' in line)
 
 
 def is_missing(path: Path) -> bool:

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
-from pisa_fab.ahead import LONG, Ahead
+from pisa_fab.ahead import LONG
 from pisa_fab.allowance import Horizon
 from pisa_fab.doubling import Doubling
 from pisa_fab.events import (
     Action,
     AttemptEnded,
     AttemptStarted,
-    Ending,
     Event,
     HostCleared,
     HostProbed,
@@ -29,16 +28,13 @@ from pisa_fab.events import (
     RunOpened,
     SecondStarted,
 )
-from pisa_fab.quarantine import Standing
-from pisa_fab.slots import ReadyHost
 from pisa_fab.states import WAITING
 from pisa_fab.stragglers import Stragglers
+from pisa_fab.supply import Supply
 
 LOOK_AHEAD = 100  # jobs that are looked at when those before them would not end in time
 LOOK_AROUND = 100  # and so many more all over the batch: in a sweep those that come next are all alike
 EDGE = 10.0  # seconds before a host has fewer slots from which on it is sent nothing ahead
-STUCK = 0.1  # seconds without an end on a host after which what waits there is wanted back, if a slot is free
-RECALL_AGAIN = 0.25  # seconds that a host has to give back what is wanted
 
 Decision = (
     AttemptStarted | SecondStarted | JobGivenUp | JobsCancelled | HostQuarantined | HostProbed | HostCleared
@@ -59,13 +55,8 @@ class Scheduler(Doubling):
         self._horizons: dict[str, Horizon] = {}  # of hosts that will have fewer slots
         self._ends: dict[int, float] = {}  # when jobs are expected to have ended that such hosts run
         self._stragglers = Stragglers()
+        self._supply = Supply()
         self.expected: Callable[[int], float | None] = _unknown
-        self._ahead = Ahead()
-        self._given: dict[tuple[int, int], float] = {}  # when this head has given each attempt to its host
-        self._measured: dict[str, float] = {}  # the hosts of which something has ended, and when
-        self._moved_at: dict[str, float] = {}  # when something last ended on a host
-        self._recalled_at: dict[str, float] = {}
-        self._recall_at: float | None = None  # when to look again whether something is wanted back
         self.longest: Callable[[int], float | None] = _unknown
 
     def __getstate__(self) -> dict[str, object]:
@@ -86,30 +77,19 @@ class Scheduler(Doubling):
             if event.job not in self.running:
                 self._ends.pop(event.job, None)
                 self._stragglers.ended(event.job)
-            self._measure(event, now)
+            self._supply.ended(event, now)
         elif isinstance(event, HostQuarantined | HostProbed | HostCleared):
-            self._measured[event.host] = now
+            self._supply.judged(event.host)
         elif isinstance(event, RunOpened):
-            self._ahead = Ahead()
-            self._given.clear()
+            self._supply.begin()
         return actions
-
-    def _measure(self, event: AttemptEnded, now: float) -> None:
-        given, outcome = self._given.pop((event.job, event.attempt), None), event.outcome
-        if given is None:
-            return
-        self._moved_at[event.host] = self._measured[event.host] = now
-        if outcome.succeeded:
-            overhead = now - given - outcome.waited - outcome.seconds
-            self._ahead.succeeded(event.host, outcome.seconds, overhead)
-        elif outcome.ending is not Ending.STOPPED:
-            self._ahead.failed(event.host, outcome.seconds)
 
     def wake_at(self) -> float | None:
         """Say when `decide` may have something new to say though nothing happens."""
         if self._draining:
             return None
-        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._stragglers.wake_at, self._recall_at]
+        due = [self.doubts.wake_at(), self._quarantine.wake_at(), self._stragglers.wake_at]
+        due.append(self._supply.recall_at)
         return min((moment for moment in due if moment is not None), default=None)
 
     def set_horizon(self, host: str, horizon: Horizon) -> None:
@@ -127,7 +107,7 @@ class Scheduler(Doubling):
     def lasts(self, host: str, ended: int) -> float:
         """Give the seconds for which a host has jobs to begin when so many more have ended there."""
         found = self._hosts.by_name.get(host)
-        return self._ahead.work(max(0, found.waiting - ended), found.slots) if found is not None else 0.0
+        return self._supply.lasts(found, ended) if found is not None else 0.0
 
     @property
     def sent_ahead(self) -> int:
@@ -185,7 +165,7 @@ class Scheduler(Doubling):
             self.apply(decision, now)
         decisions += ends
         self._set_slots()
-        self._set_ahead()
+        self._supply.apportion(self._hosts, lambda host: not self.is_quarantined(host))
         decisions += self._start_last_chances(now)
         if self._horizons:
             decisions += self._start_in_time(now)
@@ -198,16 +178,6 @@ class Scheduler(Doubling):
                     self._stragglers.started(decision, now)
             decisions += self._start_seconds(now)
         return decisions
-
-    def _set_ahead(self) -> None:
-        for name in self._measured:
-            host = self._hosts.by_name.get(name)
-            if host is not None:
-                is_trusted = self._quarantine.standing(name) is Standing.TRUSTED
-                most = self._ahead.most(name, host.slots) if is_trusted else 0
-                if most != host.ahead:
-                    self._hosts.set_ahead(name, most)
-        self._measured.clear()
 
     def _start_all(self, now: float, *, free: bool = True) -> Iterator[AttemptStarted]:
         """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon.
@@ -231,33 +201,11 @@ class Scheduler(Doubling):
         return seconds is not None and seconds >= LONG
 
     def recalls(self, now: float) -> list[tuple[str, int]]:
-        """Say which hosts are to give back how many of the jobs that wait there.
-
-        When slots are free and no job waits here: from hosts that will not begin them for a while. From one
-        on which nothing ends all of them, else the half. It is sent nothing ahead until something ends there.
-        """
-        self._recall_at = None
+        """Say which hosts are to give back how many waiting jobs, where others have free slots."""
+        self._supply.recall_at = None
         if self._draining or self._queues.next(self._states.codes, WAITING) is not None:
             return []
-        if not self._hosts.has_free():
-            return []
-        found: list[tuple[str, int]] = []
-        for host in [host for host in self._hosts.by_name.values() if host.waiting]:
-            self._recall_at = now + STUCK
-            if most := self._wanted_back(host, now):
-                self._recalled_at[host.name] = now
-                self._hosts.set_ahead(host.name, 0)
-                found.append((host.name, most))
-        return found
-
-    def _wanted_back(self, host: ReadyHost, now: float) -> int:
-        overhead = self._ahead.overhead(host.name)
-        if now < self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead:
-            return 0
-        if now > self._moved_at.get(host.name, -inf) + STUCK + overhead:
-            return host.waiting
-        is_much = self._ahead.work(host.waiting, host.slots) > 2 * overhead
-        return (host.waiting + 1) // 2 if is_much else 0
+        return self._supply.take_back(self._hosts, now) if self._hosts.has_free() else []
 
     def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
         """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""
@@ -306,7 +254,7 @@ class Scheduler(Doubling):
         if seconds is not None:
             self._ends[job] = now + seconds
         started = AttemptStarted(job, self._states.attempts[job] + 1, host)
-        self._given[(job, started.attempt)] = now
+        self._supply.started(started, now)
         self._on_started(started)
         return started
 

@@ -57,6 +57,7 @@ PURE = {
     "slots",
     "states",
     "stragglers",
+    "supply",
     "sweep",
     "terms",
     "transitions",

@@ -1,0 +1,99 @@
+"""What hosts are sent ahead of their slots: measured from orders and results, and taken back in the end.
+
+A part of `scheduler`, pure as that: times are arguments, in seconds of the head's monotonic clock. How much
+is good for a host is the policy of `ahead`; which jobs are sent, and whether any is left to send, is decided
+in `scheduler`. All of it belongs to this head: nothing here is in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from pisa_fab.ahead import Ahead
+from pisa_fab.events import AttemptEnded, AttemptStarted, Ending
+from pisa_fab.slots import ReadyHost, Slots
+
+STUCK = 0.1  # seconds without an end on a host after which what waits there is wanted back, if a slot is free
+RECALL_AGAIN = 0.25  # seconds that a host has to give back what is wanted
+
+
+class Supply:
+    """When attempts were given to their hosts and have ended there, and what follows for what waits there.
+
+    Attributes:
+        recall_at: when to look again whether something is wanted back, None for not.
+    """
+
+    def __init__(self) -> None:
+        self.recall_at: float | None = None
+        self._ahead = Ahead()
+        self._given: dict[tuple[int, int], float] = {}  # when this head has given each attempt to its host
+        self._changed: dict[str, None] = {}  # the hosts of which something was learned
+        self._moved_at: dict[str, float] = {}  # when something last ended on a host
+        self._recalled_at: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Begin anew, with another run."""
+        self._ahead = Ahead()
+        self._given.clear()
+
+    def started(self, start: AttemptStarted, now: float) -> None:
+        """Take in that an attempt was given to its host."""
+        self._given[start.job, start.attempt] = now
+
+    def ended(self, event: AttemptEnded, now: float) -> None:
+        """Take in the end of an attempt; one that another head has started says nothing."""
+        given, outcome = self._given.pop((event.job, event.attempt), None), event.outcome
+        if given is None:
+            return
+        self._moved_at[event.host] = now
+        self._changed[event.host] = None
+        if outcome.succeeded:
+            overhead = now - given - outcome.waited - outcome.seconds
+            self._ahead.succeeded(event.host, outcome.seconds, overhead)
+        elif outcome.ending is not Ending.STOPPED:
+            self._ahead.failed(event.host, outcome.seconds)
+
+    def judged(self, host: str) -> None:
+        """Take in that a host may be trusted more or less than before."""
+        self._changed[host] = None
+
+    def apportion(self, hosts: Slots, is_trusted: Callable[[str], bool]) -> None:
+        """Let hosts be given as much as is good for them, by what was learned since the last time."""
+        for name in self._changed:
+            host = hosts.by_name.get(name)
+            if host is not None:
+                most = self._ahead.most(name, host.slots) if is_trusted(name) else 0
+                if most != host.ahead:
+                    hosts.set_ahead(name, most)
+        self._changed.clear()
+
+    def lasts(self, host: ReadyHost, ended: int) -> float:
+        """Give the seconds for which a host has jobs to begin when so many more have ended there."""
+        return self._ahead.work(max(0, host.waiting - ended), host.slots)
+
+    def take_back(self, hosts: Slots, now: float) -> list[tuple[str, int]]:
+        """Say which hosts are to give back how many jobs, because slots elsewhere would begin them sooner.
+
+        From a host on which nothing ends all of them, else the half. It is sent nothing ahead until something
+        ends there.
+        """
+        self.recall_at = None
+        found: list[tuple[str, int]] = []
+        for host in [host for host in hosts.by_name.values() if host.waiting]:
+            self.recall_at = now + STUCK
+            if most := self._wanted_back(host, now):
+                self._recalled_at[host.name] = now
+                hosts.set_ahead(host.name, 0)
+                found.append((host.name, most))
+        return found
+
+    def _wanted_back(self, host: ReadyHost, now: float) -> int:
+        overhead = self._ahead.overhead(host.name)
+        if now < self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead:
+            return 0
+        if now > self._moved_at.get(host.name, -inf) + STUCK + overhead:
+            return host.waiting
+        is_much = self._ahead.work(host.waiting, host.slots) > 2 * overhead
+        return (host.waiting + 1) // 2 if is_much else 0
