@@ -5,10 +5,10 @@ which are taken back, is decided there; what a host does with them is `worker`'s
 
 The policy. Between a result and the order that follows it lies an overhead: the network twice, the journal's
 way to the disk, a turn of the head. Measured, as what is left of the time from order to result when the run
-time and the wait on the host are taken off. A host is sent what its slots do in three times that, as run times
-were of late: nothing of note while jobs take seconds, and many while they take milliseconds. The way takes one
-of the three; in the others worker and head may collect what they have to say (see `news`). So the wait is
-short for every job, and what is sent ahead needs to be no forecast.
+time and the wait on the host are taken off. A host is sent what its slots do in three times that, as run
+times were of late: nothing of note while jobs take seconds, and many while they take milliseconds. The way
+takes one of the three; in the others worker and head may collect what they have to say (see `news`). So the
+wait is short for every job, and what is sent ahead needs to be no forecast.
 
 Nothing is sent ahead when one of the latest jobs took long, for the next may, and should not wait behind one
 that does. A host is trusted with more by each success and with half by each failure: one that fails jobs fast

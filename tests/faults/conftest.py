@@ -112,6 +112,8 @@ def programs_on(
     yield make
     for programs in made:
         programs.close()
+        for program in programs.started:  # pytest shows it with a test that fails
+            print(program.stdout, program.stderr)
 
 
 @pytest.fixture

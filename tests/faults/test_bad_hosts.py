@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from marks import hosts
 from namespaces import NamespacePool
 from processes import wait_for
 from programs import Completed, Program, Project
@@ -42,11 +43,6 @@ while not os.path.exists("fail"):
 if not os.path.exists("mended"):
     raise FileNotFoundError(2, "No such file or directory", f"/data/{job}.csv")
 """
-
-
-def hosts(number: int, **options: object) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": number, **options}], indirect=True, ids=[""])
 
 
 def broken(project: Project, jobs: int, *names: str, **settings: object) -> Batch:

@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from marks import hosts
 from namespaces import NamespacePool
 from pcs import SHARE
 from processes import wait_for
@@ -100,11 +101,6 @@ class Logs:
         once = Counter(self.jobs)
         assert Counter(line.job for line in self.lines("begin")) == once
         assert Counter(line.job for line in self.lines("end")) == once
-
-
-def hosts(number: int, **options: object) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": number, **options}], indirect=True, ids=[""])
 
 
 def beat(project: Project) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
+from marks import hosts
 from namespaces import NamespacePool
 from processes import wait_for
 from programs import Completed, Program, Programs, Project
@@ -19,28 +20,6 @@ from witness import Batch, succeed
 pytestmark = pytest.mark.root
 Run = Callable[..., Completed]
 On = Callable[[str], Programs]
-
-
-def pool_of(hosts: int = 2, heads: int = 1) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": hosts, "heads": heads}], indirect=True, ids=[""])
-
-
-@pytest.fixture(autouse=True)
-def _show_what_was_said(programs_on: On) -> Iterator[None]:
-    """Have pytest show, with a test that fails, what the programs said."""
-    made: list[Program] = []
-    start = Programs.start
-
-    def remembering(programs: Programs, *args: str) -> Program:
-        made.append(start(programs, *args))
-        return made[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Programs, "start", remembering)
-        yield
-    for program in made:
-        print(program.stdout, program.stderr)
 
 
 def submit(programs: Programs) -> Program:
@@ -64,7 +43,7 @@ def jobs_begun(batch: Batch) -> set[str]:
 # -- on the same PC -----------------------------------------------------------------------------------------
 
 
-@pool_of()
+@hosts(2)
 def test_jobs_of_a_head_that_was_killed_are_adopted_by_the_next_within_the_lease(
     pool: NamespacePool, project: Project, programs: Programs
 ) -> None:
@@ -84,7 +63,7 @@ def test_jobs_of_a_head_that_was_killed_are_adopted_by_the_next_within_the_lease
     pool.assert_empty()
 
 
-@pool_of()
+@hosts(2)
 def test_jobs_of_a_head_that_was_killed_end_with_the_lease_and_are_run_again_by_the_next(
     pool: NamespacePool, project: Project, programs: Programs
 ) -> None:
@@ -99,7 +78,7 @@ def test_jobs_of_a_head_that_was_killed_end_with_the_lease_and_are_run_again_by_
     pool.assert_empty()
 
 
-@pool_of()
+@hosts(2)
 def test_a_head_that_is_killed_again_and_again_loses_nothing(
     pool: NamespacePool, project: Project, programs: Programs
 ) -> None:
@@ -118,7 +97,7 @@ def test_a_head_that_is_killed_again_and_again_loses_nothing(
     pool.assert_empty()
 
 
-@pool_of()
+@hosts(2)
 def test_a_head_that_stands_still_for_longer_than_the_lease_runs_the_jobs_again_when_it_goes_on(
     pool: NamespacePool, project: Project, programs: Programs
 ) -> None:
@@ -135,7 +114,7 @@ def test_a_head_that_stands_still_for_longer_than_the_lease_runs_the_jobs_again_
     pool.assert_empty()
 
 
-@pool_of()
+@hosts(2)
 def test_a_journal_that_was_torn_by_the_death_of_its_head_is_mended_and_that_is_said(
     pool: NamespacePool, project: Project, programs: Programs
 ) -> None:
@@ -154,7 +133,7 @@ def test_a_journal_that_was_torn_by_the_death_of_its_head_is_mended_and_that_is_
 # -- on another PC ------------------------------------------------------------------------------------------
 
 
-@pool_of(heads=2)
+@hosts(2, heads=2)
 def test_there_is_one_head_until_its_pc_dies_and_then_even_a_host_of_the_pool_can_take_over(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:
@@ -178,7 +157,7 @@ def test_there_is_one_head_until_its_pc_dies_and_then_even_a_host_of_the_pool_ca
     pool.assert_empty()
 
 
-@pool_of(heads=2)
+@hosts(2, heads=2)
 def test_a_head_whose_pc_is_cut_off_keeps_the_run_and_recovers(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:
@@ -199,7 +178,7 @@ def test_a_head_whose_pc_is_cut_off_keeps_the_run_and_recovers(
     pool.assert_empty()
 
 
-@pool_of(heads=2)
+@hosts(2, heads=2)
 def test_a_head_that_was_taken_over_while_it_stood_still_stops_and_disturbs_nothing(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:

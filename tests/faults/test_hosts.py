@@ -11,16 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from marks import hosts
 from namespaces import NamespacePool
 from pcs import Host
 from processes import Process, wait_for
-from programs import AT_HOME, Completed, Program, Programs, Project
+from programs import AT_HOME, Completed, Program, Project
 from sshd import find_sshd
 from witness import Batch, succeed
 
@@ -49,11 +50,6 @@ knows_machines = pytest.mark.skipif(
 )
 
 
-def hosts(number: int, **options: object) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": number, **options}], indirect=True, ids=[""])
-
-
 def begin(start_program: Start, batch: Batch, running: int) -> Program:
     """Submit, and wait until so many jobs run."""
     program = start_program("inv", "submit", "--log")
@@ -79,14 +75,6 @@ def relay_of(host: Host) -> Process:
     """Give the relay on a host: the latest process with the worker's program."""
     found = [process for process in host.started_there() if "pisa_fab: jobs for" in process.describe()]
     return max(found, key=lambda process: (process.started, process.pid))
-
-
-@pytest.fixture(autouse=True)
-def _show_what_was_said(programs: Programs) -> Iterator[None]:
-    """Have pytest show, with a test that fails, what the programs said."""
-    yield
-    for program in programs.started:
-        print(program.stdout, program.stderr)
 
 
 # -- the link -----------------------------------------------------------------------------------------------

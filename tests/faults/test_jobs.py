@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from marks import hosts
 from namespaces import NamespacePool
 from processes import wait_for
 from programs import Completed, Program, Project
@@ -98,11 +99,6 @@ if job == "0000":
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(5000)
 """
-
-
-def hosts(number: int, **options: object) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": number, **options}], indirect=True, ids=[""])
 
 
 def sleepers(pool: NamespacePool) -> list[str]:

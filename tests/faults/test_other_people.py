@@ -20,6 +20,7 @@ from typing import Any
 
 import people
 import pytest
+from marks import hosts
 from namespaces import NamespacePool
 from pcs import SHARE, Host
 from people import Desk
@@ -46,19 +47,6 @@ threading.Thread(target=tick, daemon=True).start()
 """
 # It gets its share of a machine that others use, too; the kernel counts it like nice 0.
 BUSY = "import os\nos.setpriority(os.PRIO_PROCESS, 0, -15)\nprint(flush=True)\nwhile True: pass"
-
-
-def hosts(number: int) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": number}], indirect=True, ids=[""])
-
-
-@pytest.fixture(autouse=True)
-def _show_what_was_said(programs: Programs) -> Iterator[None]:
-    """Have pytest show, with a test that fails, what the programs said."""
-    yield
-    for program in programs.started:
-        print(program.stdout, program.stderr)
 
 
 @pytest.fixture

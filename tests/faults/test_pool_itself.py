@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from marks import hosts
 from mounts import links_on_the_way, view
 from namespaces import NamespacePool
 from pcs import BootError
@@ -40,11 +41,6 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
-
-
-def small(hosts: int = 1, **options: object) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": hosts, **options}], indirect=True, ids=[""])
 
 
 def ssh(pool: NamespacePool, name: str, command: str, *options: str, head: str = "head") -> Completed:
@@ -153,7 +149,7 @@ def mounted_in(folder: Path) -> list[str]:
 # -- what a PC is -------------------------------------------------------------------------------------------
 
 
-@small(hosts=4, heads=2)
+@hosts(4, heads=2)
 def test_hosts_answer_under_their_own_names_and_share_a_home(pool: NamespacePool) -> None:
     assert pool.names == ["pc01", "pc02", "pc03", "pc04"]
     for name in pool.names:
@@ -168,13 +164,13 @@ def test_hosts_answer_under_their_own_names_and_share_a_home(pool: NamespacePool
         )
 
 
-@small()
+@hosts()
 def test_python3_is_the_interpreter_of_the_tests_without_its_venv(pool: NamespacePool) -> None:
     done = ssh(pool, "pc01", "python3 -c 'import sys; print(sys.version); print(sys.prefix)'")
     assert done.stdout == f"{sys.version}\n{sys.base_prefix}\n", done.said
 
 
-@small()
+@hosts()
 def test_programs_of_the_checkout_run_on_the_head_and_on_a_host(
     pool: NamespacePool, project: Project, programs_on: Callable[[str], Programs]
 ) -> None:
@@ -188,7 +184,7 @@ def test_programs_of_the_checkout_run_on_the_head_and_on_a_host(
         assert program.wait().returncode == -signal.SIGTERM
 
 
-@small()
+@hosts()
 def test_a_batch_runs_as_the_user_of_the_pool(
     pool: NamespacePool, project: Project, run_program: Run
 ) -> None:
@@ -201,7 +197,7 @@ def test_a_batch_runs_as_the_user_of_the_pool(
     assert (project.path / "run/stdout/0001.out").stat().st_uid == pool.uid
 
 
-@small(hosts=2)
+@hosts(2)
 def test_tmp_is_a_hosts_own_and_emptied_by_its_boot(pool: NamespacePool) -> None:
     for folder in ("/tmp", "/dev/shm"):
         assert ssh(pool, "pc01", f"touch {folder}/mine && ls {folder}").stdout.count("mine") == 1
@@ -212,7 +208,7 @@ def test_tmp_is_a_hosts_own_and_emptied_by_its_boot(pool: NamespacePool) -> None
     assert "mine" not in ssh(pool, "pc01", "ls /tmp /dev/shm").stdout
 
 
-@small(hosts=2)
+@hosts(2)
 def test_a_host_sees_its_own_processes_only(pool: NamespacePool) -> None:
     client = hold(pool, "pc01")
     assert names_on(pool, "pc01") == ["cat"]
@@ -227,7 +223,7 @@ def test_a_host_sees_its_own_processes_only(pool: NamespacePool) -> None:
     assert client.returncode == 255
 
 
-@small()
+@hosts()
 def test_what_is_left_on_a_host_is_told(pool: NamespacePool) -> None:
     end(hold(pool, "pc01", LASTING))
     with pytest.raises(AssertionError, match=r"pc01: \d+ \(S\) sleep 1000"):
@@ -237,7 +233,7 @@ def test_what_is_left_on_a_host_is_told(pool: NamespacePool) -> None:
     pool.assert_empty()
 
 
-@small()
+@hosts()
 def test_an_orphan_that_ends_is_buried(pool: NamespacePool) -> None:
     done = ssh(pool, "pc01", "sh -c 'sleep 0.1 & echo $!'")
     assert done.stdout.strip().isdigit(), done.said
@@ -245,14 +241,14 @@ def test_an_orphan_that_ends_is_buried(pool: NamespacePool) -> None:
     wait_for(lambda: pool["pc01"].run("test", "-e", path, check=False).returncode != 0, "no zombie")
 
 
-@small(hosts=2, clock_step=3600)
+@hosts(2, clock_step=3600)
 def test_monotonic_clocks_may_be_apart(pool: NamespacePool) -> None:
     code = "import time; print(time.clock_gettime(time.CLOCK_BOOTTIME))"
     first, second = (float(ssh(pool, name, f"python3 -c '{code}'").stdout) for name in pool.names)
     assert second - first > 3500
 
 
-@small(max_processes=20)
+@hosts(max_processes=20)
 def test_processes_of_the_user_may_be_limited(pool: NamespacePool) -> None:
     assert ssh(pool, "pc01", "ulimit -u").stdout == "20\n"
     code = "import os\nn = 0\ntry:\n  while os.fork(): n += 1\n  os.pause()\nexcept OSError: print(n)"
@@ -267,7 +263,7 @@ def test_processes_of_the_user_may_be_limited(pool: NamespacePool) -> None:
 # -- links --------------------------------------------------------------------------------------------------
 
 
-@small(hosts=2)
+@hosts(2)
 def test_packets_to_a_host_that_is_cut_vanish_until_it_is_healed(pool: NamespacePool) -> None:
     client = hold(pool, "pc01")
     pool["pc01"].cut()
@@ -282,7 +278,7 @@ def test_packets_to_a_host_that_is_cut_vanish_until_it_is_healed(pool: Namespace
     wait_for(lambda: len(pool["pc01"].processes()) == 1, "the end of all but sshd itself")
 
 
-@small()
+@hosts()
 def test_a_head_may_be_cut_too(pool: NamespacePool) -> None:
     pool.heads[0].cut()
     assert vanishes(pool, "pc01")
@@ -293,7 +289,7 @@ def test_a_head_may_be_cut_too(pool: NamespacePool) -> None:
 # -- deaths -------------------------------------------------------------------------------------------------
 
 
-@small(hosts=2)
+@hosts(2)
 def test_a_power_cut_is_silent_and_a_booted_host_is_the_same_and_knows_nothing(pool: NamespacePool) -> None:
     host = pool["pc01"]
     identity = "cat /proc/sys/kernel/random/boot_id"
@@ -314,7 +310,7 @@ def test_a_power_cut_is_silent_and_a_booted_host_is_the_same_and_knows_nothing(p
     host.power_off()  # once more does no harm, nor does close() afterwards
 
 
-@small()
+@hosts()
 def test_a_crash_ends_everything_at_once_and_new_connections_are_refused(pool: NamespacePool) -> None:
     client = hold(pool, "pc01")
     plain = listen(pool, "pc01")
@@ -329,7 +325,7 @@ def test_a_crash_ends_everything_at_once_and_new_connections_are_refused(pool: N
     assert ssh(pool, "pc01", "hostname").stdout == "pc01\n"
 
 
-@small()
+@hosts()
 def test_what_runs_at_a_host_dies_with_it(
     pool: NamespacePool, programs_on: Callable[[str], Programs]
 ) -> None:
@@ -341,7 +337,7 @@ def test_what_runs_at_a_host_dies_with_it(
         pool["pc01"].boot()
 
 
-@small()
+@hosts()
 def test_a_restart_of_sshd_spares_the_sessions_unless_told(pool: NamespacePool) -> None:
     host = pool["pc01"]
     client = hold(pool, "pc01", LASTING)
@@ -362,7 +358,7 @@ def test_a_restart_of_sshd_spares_the_sessions_unless_told(pool: NamespacePool) 
     assert "debug1" in host.sshd_log.read_text()
 
 
-@small()
+@hosts()
 def test_a_frozen_host_holds_its_connections_and_goes_on(pool: NamespacePool) -> None:
     client = hold(pool, "pc01")
     host = pool["pc01"]
@@ -381,7 +377,7 @@ def test_a_frozen_host_holds_its_connections_and_goes_on(pool: NamespacePool) ->
 # -- files --------------------------------------------------------------------------------------------------
 
 
-@small(hosts=2)
+@hosts(2)
 def test_a_folder_may_be_empty_or_full_on_one_host_alone(pool: NamespacePool) -> None:
     (pool.home / "file").write_text("text")
     host = pool["pc01"]
@@ -401,7 +397,7 @@ def test_a_folder_may_be_empty_or_full_on_one_host_alone(pool: NamespacePool) ->
     assert ssh(pool, "pc01", "ls").stdout == "file\n"
 
 
-@small(home_size="2m")
+@hosts(home_size="2m")
 def test_a_small_home_is_full_for_everybody(pool: NamespacePool) -> None:
     assert ssh(pool, "pc01", "echo text >file").returncode == 0
     assert (pool.home / "file").read_text() == "text\n"

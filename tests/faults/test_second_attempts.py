@@ -5,12 +5,13 @@ What happened is judged by what the jobs themselves logged and by what their use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
+from marks import hosts
 from namespaces import NamespacePool
 from processes import wait_for
-from programs import Completed, Program, Programs, Project
+from programs import Completed, Program, Project
 from witness import Attempt, Batch
 
 pytestmark = pytest.mark.root
@@ -19,19 +20,6 @@ Start = Callable[..., Program]
 
 STRAGGLER = "0007"
 SAID = f"{STRAGGLER}.2: second attempt on"
-
-
-def hosts(number: int) -> pytest.MarkDecorator:
-    """Give the test a pool of this size."""
-    return pytest.mark.parametrize("pool", [{"hosts": number}], indirect=True, ids=[""])
-
-
-@pytest.fixture(autouse=True)
-def _show_what_was_said(programs: Programs) -> Iterator[None]:
-    """Have pytest show, with a test that fails, what the programs said."""
-    yield
-    for program in programs.started:
-        print(program.stdout, program.stderr)
 
 
 def begin(
