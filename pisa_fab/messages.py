@@ -20,6 +20,8 @@ Start = AttemptStarted | SecondStarted  # what a worker is sent an order for
 
 _ENDINGS = {ending.value: ending for ending in Ending}
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+IMPORT_PATIENCE = 120.0  # seconds that a template's imports may take
+TEMPLATE_IDLE = 60.0  # seconds without a job, after which a template gives back its memory
 
 
 class Notices:
@@ -85,7 +87,12 @@ def preload_of(batch: Batch) -> Message | None:
     """Give what a worker needs to make jobs from a template, None if it shall not."""
     if not batch.preload:
         return None
-    return {"modules": batch.preload, "parcel": template_parcel()}
+    return {
+        "modules": batch.preload,
+        "parcel": template_parcel(),
+        "patience": IMPORT_PATIENCE,
+        "idle": TEMPLATE_IDLE,
+    }
 
 
 def order(run: Run, start: Start) -> Message:

@@ -35,9 +35,7 @@ TITLE = "(template of pisa_fab)"
 LEAST_ROOM, MOST_ROOM = 512, 1 << 14  # bytes for the arguments of jobs, as others see them
 PACKET = 1 << 16  # bytes; a longer message goes through a file
 MESSAGE_BYTES = 1 << 18
-IMPORT_PATIENCE = 120.0  # seconds that imports may take
 FORK_PATIENCE = 30.0  # seconds for an answer
-IDLE = 60.0  # seconds without a job, after which its memory is given back
 DEATHS = 3  # how often one that has died is replaced
 CHANGES = 5  # how often one is replaced whose modules have changed
 # What the loader, Python and C libraries read by themselves; what modules read is known better.
@@ -101,6 +99,8 @@ class Template:
 
         self.wanted: bool | list[str] = order["modules"]
         self.parcel = zlib.decompress(binascii.a2b_base64(order["parcel"]))
+        self.patience: float = order["patience"]
+        self.idle: float = order["idle"]
         self.own_mark = (mark + "/template").ljust(MARK_ROOM, "-")
         self.hopeless = "" if sys.platform == "linux" else "this is not Linux"
         self.waiting: dict[tuple[int, int], Request] = {}
@@ -150,11 +150,11 @@ class Template:
         if self.channel is None:
             return None
         if not self.is_ready:
-            return self.began + IMPORT_PATIENCE
+            return self.began + self.patience
         asked = [request.asked_at for request in self.waiting.values() if request.gate >= 0]
         if len(asked) < len(self.waiting) and not asked:
             return 0.0
-        return min(asked) + FORK_PATIENCE if asked else self.used_at + IDLE
+        return min(asked) + FORK_PATIENCE if asked else self.used_at + self.idle
 
     def attend(self, readable: list[Any]) -> list[tuple[Attempt, int]]:
         """Do what is due; give the jobs that have a process now, and with 0 those to be started plainly."""
@@ -166,7 +166,7 @@ class Template:
         deadline = self.deadline()
         if self.channel is not None and deadline and now >= deadline:
             if not self.is_ready:
-                self.give_up(f"its imports take longer than {IMPORT_PATIENCE:.0f} s")
+                self.give_up(f"its imports take longer than {self.patience:g} s")
             elif self.waiting:
                 self.lose(f"the template has not answered for {FORK_PATIENCE:.0f} s")
             else:

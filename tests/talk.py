@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pisa_fab import link, processes
+from pisa_fab.parcel import template_parcel
 
 DEADLINE = 60.0  # seconds
+FOREVER = 1000.0  # seconds
 GRACE = 0.3
 BOUNDS = {
     "phases": [[0, 1000, 19]],
@@ -32,6 +34,11 @@ BOUNDS = {
         "min_free_memory": 0,
     },
 }
+
+
+def preload(modules: object = True, *, patience: float = FOREVER, idle: float = FOREVER) -> dict[str, Any]:
+    """Give what a worker is told of its template; `patience` with its imports, and `idle`, are in seconds."""
+    return {"modules": modules, "parcel": template_parcel(), "patience": patience, "idle": idle}
 
 
 class Talk:

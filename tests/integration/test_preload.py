@@ -20,10 +20,9 @@ from typing import Any
 
 import pytest
 from scripts import AT_THE_END, ENDINGS, LIBRARIES, USES
-from talk import Talk
+from talk import Talk, preload
 
 from pisa_fab import processes
-from pisa_fab.parcel import template_parcel
 
 
 def pythons() -> list[str]:
@@ -67,7 +66,7 @@ class Pair:
         env: dict[str, str] | None = None,
     ) -> list[Seen]:
         """Run a script once for each list of arguments; `modules` None is without a template."""
-        order = None if modules is None else {"modules": modules, "parcel": template_parcel()}
+        order = None if modules is None else preload(modules)
         talk.ready(preload=order)
         for number, arguments in enumerate(jobs):
             talk.run(self.python, script, *arguments, job=number, env=env)
@@ -261,7 +260,7 @@ def test_what_a_job_uses_is_its_own(pair: Pair) -> None:
     )
     used = []
     talk = Talk(pair.folder, mark=pair.mark)
-    for order in (None, {"modules": True, "parcel": template_parcel()}):
+    for order in (None, preload()):
         talk.ready(preload=order)
         talk.run(sys.executable, "script.py")
         used.append(talk.outcome())

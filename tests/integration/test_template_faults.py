@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from talk import Talk, is_alive, wait_for_text, wait_until, wait_until_gone
+from talk import Host, Talk, is_alive, preload, wait_for_text, wait_until, wait_until_gone
 
 from pisa_fab import processes
-from pisa_fab.parcel import template_parcel
 
 SLEEP = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(1000)\n"
 
@@ -25,9 +24,11 @@ class Preloading(Talk):
         super().__init__(folder, mark=os.urandom(4).hex(), **options)
         self.notices: list[str] = []
 
-    def prepare(self, source: str, modules: object = True, **changes: Any) -> None:
+    def prepare(
+        self, source: str, modules: object = True, *, times: dict[str, float] | None = None, **changes: Any
+    ) -> None:
         (self.folder / "script.py").write_text(source)
-        self.ready(preload={"modules": modules, "parcel": template_parcel()}, **changes)
+        self.ready(preload=preload(modules, **(times or {})), **changes)
 
     def script(self, *arguments: str, python: str = sys.executable, **options: Any) -> None:
         self.run(python, "script.py", *arguments, **options)
@@ -55,6 +56,13 @@ def talk(tmp_path: Path) -> Iterator[Preloading]:
     conversation = Preloading(tmp_path)
     yield conversation
     conversation.close()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path, tmp_path / "place")
+    yield made
+    made.close()
 
 
 def one(talk: Preloading, *arguments: str, job: int = 0, **options: Any) -> str:
@@ -137,6 +145,46 @@ def test_a_job_that_waits_for_the_imports_can_be_stopped_and_is_not_begun(talk: 
     talk.say(op="quit")
     assert talk.ended()["ending"] == "stopped"
     assert talk.status() == 0
+
+
+def test_jobs_that_wait_for_the_imports_go_on_with_the_next_head(host: Host) -> None:
+    (host.folder / "slow.py").write_text(
+        "import os, time\nopen('importing', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+    )
+    (host.folder / "script.py").write_text("import slow, sys\nprint(sys.argv[1])\n")
+    first = host.talk()
+    first.ready(preload=preload())
+    for job in (1, 2):
+        first.run(sys.executable, "script.py", str(job), job=job)
+    wait_until((host.folder / "importing").exists, "it does not begin to import")
+    first.hang_up()
+    second = host.talk()
+    ready = second.ready(preload=preload())
+    assert (ready["resumed"], ready["holds"]) == (True, [[1, 1], [2, 1]])
+    (host.folder / "go").touch()
+    ended = [second.hear("ended") for _ in range(2)]
+    assert {message["job"]: message["outcome"]["exit_code"] for message in ended} == {1: 0, 2: 0}
+    assert [second.path(job, "out").read_text() for job in (1, 2)] == ["1\n", "2\n"]
+
+
+def test_imports_that_take_too_long_are_given_up_and_the_job_is_started_plainly(talk: Preloading) -> None:
+    (talk.folder / "slow.py").write_text(
+        "import os, time\nif not os.path.exists('importing'):\n"
+        "    open('importing', 'w').close()\n    time.sleep(1000)\n"
+    )
+    talk.prepare("import slow\nprint(7)\n", times={"patience": 0.5})
+    assert one(talk) == "7\n"
+    assert (talk.folder / "importing").exists()
+    assert talk.template() == 0
+    assert talk.notices == ["script.py is started without preload: its imports take longer than 0.5 s"]
+
+
+def test_a_template_without_jobs_ends_and_the_next_job_has_another(talk: Preloading) -> None:
+    talk.prepare("import os\nprint(os.getppid())\n", times={"idle": 0.1})
+    one(talk, job=1)
+    wait_until(lambda: not talk.template(), "it stays though there is no job")
+    one(talk, job=2)
+    assert talk.notices == []
 
 
 def test_a_template_that_ends_while_it_imports_is_not_tried_again(talk: Preloading) -> None:
