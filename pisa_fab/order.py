@@ -24,7 +24,7 @@ LOOKED_AT = 200  # jobs that stand for all that wait
 # what it costs to find it: so many seconds for each job, and for each forecast.
 COST_IN_ORDER = 0.00001
 COST_OF_FORECAST = 0.00005
-SELDOM = 0.1  # less than this part of that is so short that it is seldom looked at
+SELDOM = 0.25  # less than this part of that is so short that it is seldom looked at
 
 
 class LastTimes:
