@@ -24,7 +24,7 @@ LOOKED_AT = 200  # jobs that stand for all that wait
 # what it costs to find it: so many seconds for each job, and for each forecast.
 COST_IN_ORDER = 0.00001
 COST_OF_FORECAST = 0.00005
-SELDOM = 0.25  # less than this part of that is so short that it is seldom looked at
+SELDOM = 0.1  # less than this part of that is so short that it is seldom looked at
 
 
 class LastTimes:
@@ -97,7 +97,7 @@ class LongestFirst:
             self._put_in_order(fresh, unknown)
         # Twice as much makes another forecast, and the fewer are left, the more it matters. Jobs that are far
         # too short seldom become long. What took so long the last time stays as it is.
-        often = 2 if not worth or worth > SELDOM else 10
+        often = 2 if not worth or worth > SELDOM else 4
         self._look_at = max(often * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
         self._look_left = waiting // often if unknown else 0
 

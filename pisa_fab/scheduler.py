@@ -191,7 +191,7 @@ class Scheduler(Doubling):
             job, avoid = found
             host = self._hosts.pick(avoid) if free else None
             if host is None and not avoid and self.waiting > self._hosts.total:
-                host = self._hosts.pick_ahead(near)
+                host = self._supply.next_host(self._hosts, self.waiting, near)
             if host is None or (self._horizons and self._is_long(job)):
                 break
             yield self._start(job, host, now, None)
@@ -201,11 +201,11 @@ class Scheduler(Doubling):
         return seconds is not None and seconds >= LONG
 
     def recalls(self, now: float) -> list[tuple[str, int]]:
-        """Say which hosts are to give back how many waiting jobs, where others have free slots."""
-        self._supply.recall_at = None
-        if self._draining or self._queues.next(self._states.codes, WAITING) is not None:
+        """Say which hosts are to give back how many of the jobs that wait there."""
+        if self._draining:
             return []
-        return self._supply.take_back(self._hosts, now) if self._hosts.has_free() else []
+        has_more = self._queues.next(self._states.codes, WAITING) is not None
+        return self._supply.take_back(self._hosts, now, is_free=self._hosts.has_free() and not has_more)
 
     def _start_in_time(self, now: float) -> Iterator[AttemptStarted]:
         """Start what is expected to end in time; a job that is not lets shorter ones behind it go first."""

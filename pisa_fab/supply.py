@@ -7,10 +7,10 @@ in `scheduler`. All of it belongs to this head: nothing here is in the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 
-from pisa_fab.ahead import Ahead
+from pisa_fab.ahead import LONG, Ahead
 from pisa_fab.events import AttemptEnded, AttemptStarted, Ending
 from pisa_fab.slots import ReadyHost, Slots
 
@@ -69,31 +69,48 @@ class Supply:
                     hosts.set_ahead(name, most)
         self._changed.clear()
 
+    def next_host(self, hosts: Slots, waiting: int, closed: Collection[str]) -> str | None:
+        """Give the host that is sent the next job ahead, while so many wait here; never a `closed` one.
+
+        Its slots hold no more of them than their part of half of all: what is left can go where a slot gets
+        free first, so jobs that turn out long do not wait behind each other. (Guided self-scheduling, C. D.
+        Polychronopoulos and D. J. Kuck, IEEE Transactions on Computers, 1987.)
+        """
+        name = hosts.pick_ahead(closed)
+        if name is None:
+            return None
+        host = hosts.by_name[name]
+        ahead = len(host.jobs) - host.slots
+        return name if 2 * ahead * hosts.total <= host.slots * waiting else None
+
     def lasts(self, host: ReadyHost, ended: int) -> float:
         """Give the seconds for which a host has jobs to begin when so many more have ended there."""
         return self._ahead.work(max(0, host.waiting - ended), host.slots)
 
-    def take_back(self, hosts: Slots, now: float) -> list[tuple[str, int]]:
-        """Say which hosts are to give back how many jobs, because slots elsewhere would begin them sooner.
+    def take_back(self, hosts: Slots, now: float, *, is_free: bool) -> list[tuple[str, int]]:
+        """Say which hosts are to give back how many jobs: what waits there may be the longest of all.
 
-        From a host on which nothing ends all of them, else the half. It is sent nothing ahead until something
-        ends there.
+        From a host on which nothing has ended for as long as a short job takes at the most, all of them. If
+        others have slots that nothing else waits for (`is_free`), from all that will not begin them soon:
+        from one on which nothing ends all, else the half. They are sent nothing ahead until something ends
+        there.
         """
         self.recall_at = None
         found: list[tuple[str, int]] = []
         for host in [host for host in hosts.by_name.values() if host.waiting]:
-            self.recall_at = now + STUCK
-            if most := self._wanted_back(host, now):
+            overhead = self._ahead.overhead(host.name)
+            stuck_at = self._moved_at.get(host.name, -inf) + (STUCK if is_free else LONG) + overhead
+            again_at = self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead
+            most = host.waiting if now > stuck_at else self._half(host) if is_free else 0
+            if most and now >= again_at:
                 self._recalled_at[host.name] = now
                 hosts.set_ahead(host.name, 0)
                 found.append((host.name, most))
+            look_at = now + STUCK if is_free else max(stuck_at, again_at, now + STUCK)
+            self.recall_at = min(look_at, self.recall_at or inf)
         return found
 
-    def _wanted_back(self, host: ReadyHost, now: float) -> int:
-        overhead = self._ahead.overhead(host.name)
-        if now < self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead:
-            return 0
-        if now > self._moved_at.get(host.name, -inf) + STUCK + overhead:
-            return host.waiting
-        is_much = self._ahead.work(host.waiting, host.slots) > 2 * overhead
+    def _half(self, host: ReadyHost) -> int:
+        """Give the half of what waits on a host, unless it is begun before anything could come back."""
+        is_much = self._ahead.work(host.waiting, host.slots) > 2 * self._ahead.overhead(host.name)
         return (host.waiting + 1) // 2 if is_much else 0

@@ -82,6 +82,7 @@ class Simulation:
         self.most_waiting = 0  # on hosts, at once
         self.doubled: set[int] = set()  # jobs that ever had a second attempt
         self.now = 0.0
+        self.wakes_at = 0.0  # when the head looks around next though nothing happens
         self.order = count()
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.journal: list[str] = []
@@ -161,7 +162,9 @@ class Simulation:
         wake_at = self.history.scheduler.wake_at()
         if wake_at is not None:
             assert wake_at > self.now
-            self.later(wake_at - self.now, lambda: None)
+            if not self.now < self.wakes_at <= wake_at:
+                self.wakes_at = wake_at
+                self.later(wake_at - self.now, lambda: None)
 
     def connect_later(self, host: str) -> None:
         generation = self.generation
