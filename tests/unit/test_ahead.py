@@ -24,6 +24,7 @@ from pisa_fab.events import (
 from pisa_fab.model import Policy
 from pisa_fab.scheduler import EDGE, Scheduler
 from pisa_fab.slots import Slots
+from pisa_fab.supply import RECALL_AGAIN, STUCK
 
 WAY = 0.02  # seconds from a result to the order that follows it
 
@@ -143,7 +144,9 @@ class World:
         self.queues: dict[str, list[tuple[AttemptStarted, float]]] = {name: [] for name in self.hosts}
         self.running: dict[str, int] = dict.fromkeys(self.hosts, 0)
         self.busy: dict[str, float] = dict.fromkeys(self.hosts, 0.0)  # slot-seconds
+        self.waited: dict[int, float] = {}  # seconds on the host where it ran, by job
         self.recalled = 0
+        self.wakes_at = 0.0  # when the head looks around next though nothing happens
         self.scheduler.apply(RunOpened("1", "head", 1, range(self.jobs), Policy()), 0.0)
         for name, slots in self.hosts.items():
             self.scheduler.apply(HostReady(name, slots), 0.0)
@@ -179,7 +182,9 @@ class World:
                 self.later(WAY / 2, decision.host, decision)
         for host, most in self.scheduler.recalls(self.now):
             self.later(WAY / 2, host, most)
-        if (wake_at := self.scheduler.wake_at()) is not None and wake_at > self.now:
+        wake_at = self.scheduler.wake_at()
+        if wake_at is not None and wake_at > self.now and not self.now < self.wakes_at <= wake_at:
+            self.wakes_at = wake_at
             self.later(wake_at - self.now, next(iter(self.hosts)), None)
 
     def fill(self, host: str) -> None:
@@ -192,6 +197,7 @@ class World:
     def end(self, host: str, start: AttemptStarted, seconds: float, waited: float) -> None:
         self.running[host] -= 1
         self.busy[host] += seconds
+        self.waited[start.job] = waited
         outcome = Outcome(Ending.EXITED, 0, seconds=seconds, waited=waited)
         self.later(WAY / 2, host, AttemptEnded(start.job, start.attempt, host, outcome))
 
@@ -228,6 +234,15 @@ def test_jobs_behind_one_that_turns_out_long_go_elsewhere() -> None:
     assert world.recalled
 
 
+def test_jobs_that_turn_out_long_do_not_wait_behind_each_other_though_others_wait_elsewhere() -> None:
+    hosts = {f"h{n}": 2 for n in range(4)}
+    long = range(500, 600)
+    world = World(hosts, 600, 0.004, dict.fromkeys(long, 5.0))
+    world.run()
+    assert world.recalled
+    assert max(world.waited[job] for job in long) < LONG + STUCK + RECALL_AGAIN + 10 * WAY
+
+
 def test_long_jobs_are_never_sent_ahead() -> None:
     world = World({"a": 2, "b": 2}, 60, LONG)
     decide = world.scheduler.decide
@@ -243,19 +258,29 @@ def test_long_jobs_are_never_sent_ahead() -> None:
     world.run()
 
 
-def busy_scheduler() -> Scheduler:
-    """One of two hosts with short jobs behind it, and a full host that has room ahead."""
+def busy_scheduler(jobs: int = 1000, seconds: float = 0.01) -> Scheduler:
+    """One host with short jobs behind it, that has room ahead."""
     scheduler = Scheduler()
-    scheduler.apply(RunOpened("1", "head", 1, range(1000), Policy()), 0.0)
+    scheduler.apply(RunOpened("1", "head", 1, range(jobs), Policy()), 0.0)
     scheduler.apply(HostReady("a", 1), 0.0)
     now = 0.0
     for _ in range(50):
         for start in scheduler.decide(now):
             assert isinstance(start, AttemptStarted)
         job = next(iter(scheduler.running.values()))
-        now += 0.01 + WAY
-        scheduler.apply(AttemptEnded(job.job, job.attempt, "a", Outcome(Ending.EXITED, 0, seconds=0.01)), now)
+        now += seconds + WAY
+        outcome = Outcome(Ending.EXITED, 0, seconds=seconds)
+        scheduler.apply(AttemptEnded(job.job, job.attempt, "a", outcome), now)
     return scheduler
+
+
+@pytest.mark.parametrize("left", [5, 20, 50])
+def test_half_of_what_is_left_stays_with_the_head(left: int) -> None:
+    scheduler = busy_scheduler(jobs=50 + left, seconds=0.0005)
+    waiting = scheduler.waiting
+    scheduler.decide(1.0)
+    assert waiting // 2 - 1 <= scheduler.sent_ahead <= waiting // 2 + 1
+    assert scheduler.waiting >= waiting // 2 - 1
 
 
 def test_a_host_that_is_not_trusted_is_sent_nothing_ahead() -> None:
