@@ -132,19 +132,21 @@ class Forecast:
             return None
         return max(expected.seconds - ran, (expected.at_most - ran) / 2, 0.1 * ran)
 
-    def total(self, jobs: Sequence[int], arguments: Callable[[int], Arguments]) -> Work | None:
+    def total(
+        self, jobs: Sequence[int], arguments: Callable[[int], Arguments], most: int = LOOKED_AT
+    ) -> Work | None:
         """Estimate what all these jobs take; None while too little is known.
 
-        `arguments` gives those of a job by its number. Of many jobs some hundreds are looked at, which lie
-        evenly but never in step with a sweep: the multiples of the golden ratio.
+        `arguments` gives those of a job by its number. Of more than `most` jobs so many are looked at, which
+        lie evenly but never in step with a sweep: the multiples of the golden ratio.
         """
         count = len(jobs)
         if not count:
             return Work(0.0, 0.0, 0)
-        if count <= LOOKED_AT:
+        if count <= most:
             chosen: Sequence[int] = jobs
         else:
-            chosen = [jobs[i * _GOLDEN % _WORD * count // _WORD] for i in range(1, LOOKED_AT + 1)]
+            chosen = [jobs[i * _GOLDEN % _WORD * count // _WORD] for i in range(1, most + 1)]
         seconds = longest = 0.0
         for job in chosen:
             expected = self.expect(arguments(job))

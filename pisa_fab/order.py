@@ -105,7 +105,7 @@ class LongestFirst:
         """Give how many times longer the longest job is than it should be for an order; 0 for not known."""
         known = len(fresh) > len(unknown)
         longest = max(self.last.of(job) or 0.0 for job in fresh) if known else 0.0
-        work = self._forecast.total(unknown, self._arguments)
+        work = self._forecast.total(unknown, self._arguments, LOOKED_AT)
         if work is not None:
             longest = max(longest, work.longest)
         elif not known:

@@ -72,16 +72,16 @@ class Supply:
     def next_host(self, hosts: Slots, waiting: int, closed: Collection[str]) -> str | None:
         """Give the host that is sent the next job ahead, while so many wait here; never a `closed` one.
 
-        Its slots hold no more of them than their part of half of all: what is left can go where a slot gets
-        free first, so jobs that turn out long do not wait behind each other. (Guided self-scheduling, C. D.
-        Polychronopoulos and D. J. Kuck, IEEE Transactions on Computers, 1987.)
+        Its slots hold no more of them than their part of what is left here, which can go where a slot gets
+        free first: so few of the last jobs wait behind one that turns out long. (Guided self-scheduling,
+        C. D. Polychronopoulos and D. J. Kuck, IEEE Transactions on Computers, 1987.)
         """
         name = hosts.pick_ahead(closed)
         if name is None:
             return None
         host = hosts.by_name[name]
         ahead = len(host.jobs) - host.slots
-        return name if 2 * ahead * hosts.total <= host.slots * waiting else None
+        return name if ahead * hosts.total <= host.slots * waiting else None
 
     def lasts(self, host: ReadyHost, ended: int) -> float:
         """Give the seconds for which a host has jobs to begin when so many more have ended there."""
