@@ -306,11 +306,11 @@ class Head:
         if self.roster.is_alone and not self.alone:
             self.alone = True
             self.view.say("no host is left; all are called again now and then")
-        if self.signals.hangups:
+        is_asked = self.signals.take_hangups()
+        if is_asked:
             self.roster.hurry(now)
-        if self.file is not None and (self.signals.hangups or now >= self.reread_at + REREAD_EVERY):
-            self.reread(self.file, now, anyway=self.signals.hangups > 0)
-        self.signals.hangups = 0
+        if self.file is not None and (is_asked or now >= self.reread_at + REREAD_EVERY):
+            self.reread(self.file, now, anyway=is_asked)
         self.moderation.look(now)
         if self.prospects is not None:
             self.prospects.look(time.time(), self.view.say)

@@ -165,7 +165,7 @@ class Scheduler(Doubling):
             self.apply(decision, now)
         decisions += ends
         self._set_slots()
-        self._supply.apportion(self._hosts, lambda host: not self.is_quarantined(host))
+        self._supply.apportion(self._hosts, lambda host: not self.is_quarantined(host), now)
         decisions += self._start_last_chances(now)
         if self._horizons:
             decisions += self._start_in_time(now)
@@ -180,7 +180,7 @@ class Scheduler(Doubling):
         return decisions
 
     def _start_all(self, now: float, *, free: bool = True) -> Iterator[AttemptStarted]:
-        """Start what comes next, in free slots if `free`, and ahead of them unless slots are gone soon.
+        """Start what comes next, in free slots if `free`; and ahead of them, not where slots are gone soon.
 
         Nothing is sent ahead that was lost or failed: should a host be lost again, then with few of them, and
         none of the others waits behind one that fails. Nor are the last jobs, as many as there are slots: all

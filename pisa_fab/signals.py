@@ -27,6 +27,13 @@ class Signals:
         self.interrupts = 0
         self.hangups = 0
 
+    def take_hangups(self) -> bool:
+        """Say whether there are hangups to obey, and count them no more; one that comes later is not lost."""
+        asked = self.hangups > 0
+        if asked:
+            self.hangups = 0
+        return asked
+
     @contextmanager
     def caught(self, wake: Callable[[], None]) -> Iterator[None]:
         """Count the signals that come meanwhile, and call `wake` for each."""

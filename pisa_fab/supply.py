@@ -59,8 +59,11 @@ class Supply:
         """Take in that a host may be trusted more or less than before."""
         self._changed[host] = None
 
-    def apportion(self, hosts: Slots, is_trusted: Callable[[str], bool]) -> None:
-        """Let hosts be given as much as is good for them, by what was learned since the last time."""
+    def apportion(self, hosts: Slots, is_trusted: Callable[[str], bool], now: float) -> None:
+        """Let hosts be given as much as is good for them, by what was learned since the last time.
+
+        That is nothing where nothing has ended for as long as a short job takes at the most.
+        """
         for name in self._changed:
             host = hosts.by_name.get(name)
             if host is not None:
@@ -68,6 +71,12 @@ class Supply:
                 if most != host.ahead:
                     hosts.set_ahead(name, most)
         self._changed.clear()
+        for host in hosts.by_name.values():
+            if host.ahead and now > self._stuck_at(host.name, LONG):
+                hosts.set_ahead(host.name, 0)
+
+    def _stuck_at(self, host: str, patience: float) -> float:
+        return self._moved_at.get(host, -inf) + patience + self._ahead.overhead(host)
 
     def next_host(self, hosts: Slots, waiting: int, closed: Collection[str]) -> str | None:
         """Give the host that is sent the next job ahead, while so many wait here; never a `closed` one.
@@ -98,8 +107,8 @@ class Supply:
         self.recall_at = None
         found: list[tuple[str, int]] = []
         for host in [host for host in hosts.by_name.values() if host.waiting]:
+            stuck_at = self._stuck_at(host.name, STUCK if is_free else LONG)
             overhead = self._ahead.overhead(host.name)
-            stuck_at = self._moved_at.get(host.name, -inf) + (STUCK if is_free else LONG) + overhead
             again_at = self._recalled_at.get(host.name, -inf) + RECALL_AGAIN + overhead
             most = host.waiting if now > stuck_at else self._half(host) if is_free else 0
             if most and now >= again_at:
