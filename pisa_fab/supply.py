@@ -43,16 +43,20 @@ class Supply:
         self._given[start.job, start.attempt] = now
 
     def ended(self, event: AttemptEnded, now: float) -> None:
-        """Take in the end of an attempt; one that another head has started says nothing."""
+        """Take in the end of an attempt.
+
+        One that another head has started says nothing, and no more does one that was taken back or stopped:
+        the host may be as slow as before.
+        """
         given, outcome = self._given.pop((event.job, event.attempt), None), event.outcome
-        if given is None:
+        if given is None or outcome.ending is Ending.STOPPED:
             return
         self._moved_at[event.host] = now
         self._changed[event.host] = None
         if outcome.succeeded:
             overhead = now - given - outcome.waited - outcome.seconds
             self._ahead.succeeded(event.host, outcome.seconds, overhead)
-        elif outcome.ending is not Ending.STOPPED:
+        else:
             self._ahead.failed(event.host, outcome.seconds)
 
     def judged(self, host: str) -> None:
