@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heapreplace
 from pathlib import Path
 
 import yaml
@@ -31,7 +30,6 @@ parser = argparse.ArgumentParser()
 parser.add_argument("-n", type=int)
 print(fib(parser.parse_args().n))
 """
-KINDS = ("sleep", "compute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,10 @@ class Makespan:
         best: no order of these jobs takes less: not less than the longest job, not less than what keeps all
             slots busy to the end, and of the longest (slots + 1) jobs two share a slot. By the run times that
             the workers measured in the same run, so that what a start costs does not count as a job's time.
-        longest_first: what the order of longest first would take, if nothing happened between two jobs.
-        jobs: how many they were.
     """
 
     seconds: float
     best: float
-    longest_first: float
-    jobs: int
 
     @property
     def ratio(self) -> float:
@@ -115,7 +109,7 @@ def _of_run(events: Sequence[dict[str, object]], slots: int) -> Makespan:
     ends = [event for event in events if event["e"] == "ended" and "seconds" in event]
     seconds = [float(str(event["seconds"])) for event in ends]
     whole = max(float(str(event["t"])) for event in ends) - begin
-    return Makespan(whole, best(seconds, slots), longest_first(seconds, slots), len(ends))
+    return Makespan(whole, best(seconds, slots))
 
 
 def best(seconds: Sequence[float], slots: int) -> float:
@@ -123,11 +117,3 @@ def best(seconds: Sequence[float], slots: int) -> float:
     ranked = sorted(seconds, reverse=True)
     two = ranked[slots - 1] + ranked[slots] if len(ranked) > slots else 0.0
     return max(ranked[0], sum(ranked) / slots, two)
-
-
-def longest_first(seconds: Sequence[float], slots: int) -> float:
-    """Give the time that the longest first takes, each job on the slot that is free first."""
-    ends = [0.0] * slots
-    for one in sorted(seconds, reverse=True):
-        heapreplace(ends, ends[0] + one)
-    return max(ends)
