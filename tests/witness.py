@@ -103,6 +103,12 @@ class Batch:
         for name in [f"go.{gate}" for gate in gates] or ["go"]:
             (self.project.path / name).touch()
 
+    def taken_back(self) -> set[str]:
+        """Give the jobs of which the journal says that an attempt was stopped."""
+        lines = (self.run / ".pisa/journal.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines if '"ending": "stopped"' in line]
+        return {f"{event['job']:04d}" for event in events}
+
     def check(self, collect: Run, again: set[str] | None = None, *, overlaps: bool = False) -> None:
         """Assert that every job succeeded exactly once, as its user sees it, and never ran twice at a time.
 
@@ -115,9 +121,11 @@ class Batch:
         assert {attempt.job for attempt in attempts} == set(self.jobs)
         assert [attempt for attempt in attempts if attempt.overlaps and not overlaps] == []
         if again is not None:
-            # Not by their numbers: one that was taken back from a host before it began has counted, too.
             begun = Counter(attempt.job for attempt in attempts)
             assert {job for job, times in begun.items() if times > 1} == again, attempts
+            # An attempt that was taken back from its host before it began has a number, too.
+            given_again = {attempt.job for attempt in attempts if attempt.number > 1}
+            assert given_again - again <= self.taken_back(), attempts
         for number, job in enumerate(self.jobs):
             assert json.loads((self.run / f"stdout/{job}.out").read_text()) == ["-n", str(number)]
             assert (self.run / f"stderr/{job}.err").read_text() == ""
