@@ -44,10 +44,13 @@ class Expected:
     Attributes:
         seconds: in the mean over jobs like this one, so that sums are right.
         at_most: about 95 % of jobs like this one keep it; at least `seconds`.
+        hunch: as `seconds`, with what is only a trend carried on to where nothing was seen as if it were
+            certain. Sums of that may be absurd; for beginning with the longest it is the better guess.
     """
 
     seconds: float
     at_most: float
+    hunch: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Forecast:
         given = self.given(arguments) if self.given is not None else None
         fitted = self._fit()
         if fitted is None or (given is not None and self.learned < ENOUGH_TO_CORRECT):
-            return Expected(given, given) if given is not None else None
+            return Expected(given, given, given) if given is not None else None
         return fitted.expect(arguments, given)
 
     def left(self, arguments: Arguments, ran: float) -> float | None:
@@ -184,6 +187,8 @@ class _Fitted:
     def expect(self, arguments: Arguments, given: float | None) -> Expected:
         estimate = self.model.estimate(arguments)
         unit = given if self._relative and given else 1.0
-        middle = unit * exp(min(max(estimate.log, self._least), self._most))
+        middle, hunch = (
+            unit * exp(min(max(y, self._least), self._most)) for y in (estimate.log, estimate.hunch)
+        )
         seconds = middle * estimate.smear
-        return Expected(seconds, max(seconds, middle * exp(estimate.width)))
+        return Expected(seconds, max(seconds, middle * exp(estimate.width)), hunch * estimate.smear)

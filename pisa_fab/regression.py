@@ -24,6 +24,7 @@ from pisa_fab.terms import (
     Z95,
     Arguments,
     Bend,
+    Beyond,
     Both,
     Guard,
     Level,
@@ -47,6 +48,11 @@ KNOTS = (0.25, 0.5, 0.75, 0.875)  # of the distinct values: where a bend may be
 NOISE = 0.02  # relative: two runs of one job are taken to differ by so much at least
 PRIOR = 0.4  # what the deviation is taken for before anything is known, with the weight of one observation
 COLLINEAR = 1e-6  # a term of which less is new (of its square) is none
+# What the best of many terms may explain though it means nothing, in variances: so much, and with few degrees
+# of freedom so many times (1 + FEW / freedom) as much.
+CHANCE = 16.0
+FEW = 20.0
+CARRIED_ON = 1.0  # ranges of what was seen: further outside of it nothing gets longer or shorter
 WIDEST = log(1000.0)  # of a bound above what is expected
 BIN = 50  # observations that a bound is taken from
 MOST_BINS = 8
@@ -66,13 +72,16 @@ class Estimate:
     """What a job's logarithm is expected to be.
 
     Attributes:
-        log: of the median.
+        log: of the median. Outside of what was seen slopes are carried on with care: as far as they are more
+            than chance, and not too far.
+        hunch: the same with all slopes carried on as they are.
         width: added to it, the bound that 95 % keep.
         smear: by which the mean is above the median (Duan, Journal of the American Statistical Association
             78, 1983).
     """
 
     log: float
+    hunch: float
     width: float
     smear: float
 
@@ -83,12 +92,18 @@ class Model:
     def __init__(self, search: _Search) -> None:
         self.terms: tuple[Term, ...] = tuple(search.terms)
         self._first = 1 / sqrt(search.count)
-        self._parts = list(zip(search.terms, search.triangle, search.norms, search.weights[1:], strict=True))
-        self._constant = search.weights[0]
+        self._parts = list(zip(search.terms, search.triangle, search.norms, strict=True))
+        self._weights = search.weights
         self._freedom = max(3.0, 1 + search.count - search.used)
         self._edges: list[float] = []
         self._bins: list[tuple[float, float]] = []  # width and smear
         self._guards = search.guards()
+        self._numbers = [guard for guard in self._guards if isinstance(guard, Beyond)]
+        # How much of each term is taken for more than chance (the positive part of James and Stein's factor,
+        # Fourth Berkeley Symposium 1, 1961).
+        variance = sum(map(mul, search.residual, search.residual)) / self._freedom + NOISE**2
+        chance = CHANCE * (1 + FEW / self._freedom) * variance
+        self._sure = [max(0.0, 1 - chance / weight**2) if weight else 0.0 for weight in self._weights]
         self._spread(search)
 
     def _spread(self, search: _Search) -> None:
@@ -116,18 +131,33 @@ class Model:
 
     def estimate(self, arguments: Arguments) -> Estimate:
         """Give what a job with these arguments is expected to take."""
-        point = [self._first]
-        y, leverage = self._constant * self._first, self._first**2
+        point = self._point(arguments)
+        leverage = sum(map(mul, point, point))
         unknown = sum(guard.doubt(arguments) for guard in self._guards)
-        for term, row, norm, weight in self._parts:
+        for term in self.terms:
             if isinstance(term, Level) and arguments.get(term.column) not in term.effects:
                 unknown += term.doubt
-            z = (term.value(arguments) - sum(map(mul, row, point))) / norm
-            point.append(z)
-            y += weight * z
-            leverage += z * z
+        y = hunch = sum(map(mul, self._weights, point))
+        nearest = self._moved(arguments, 0.0)
+        if nearest is not arguments:
+            near, far = self._point(nearest), self._point(self._moved(arguments, CARRIED_ON))
+            steps = zip(self._weights, self._sure, near, far, strict=True)
+            y = sum(weight * (z + sure * (beyond - z)) for weight, sure, z, beyond in steps)
         width, smear = self._bins[bisect_left(self._edges, y)]
-        return Estimate(y, min(WIDEST, sqrt(width**2 * (1 + leverage) + Z95**2 * unknown)), smear)
+        return Estimate(y, hunch, min(WIDEST, sqrt(width**2 * (1 + leverage) + Z95**2 * unknown)), smear)
+
+    def _point(self, arguments: Arguments) -> Vector:
+        """Give a job's coordinates in the basis."""
+        point = [self._first]
+        for term, row, norm in self._parts:
+            point.append((term.value(arguments) - sum(map(mul, row, point))) / norm)
+        return point
+
+    def _moved(self, arguments: Arguments, ranges: float) -> Arguments:
+        """Give arguments whose numbers are no further outside of what was seen than so many of its ranges."""
+        moved = {guard.column: guard.moved(arguments, ranges) for guard in self._numbers}
+        found = {column: text for column, text in moved.items() if text is not None}
+        return {**arguments, **found} if found else arguments
 
 
 def fit(rows: Sequence[Arguments], logs: Sequence[float]) -> Model:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, log
+from math import exp, isfinite, log
 from typing import Protocol
 
 Arguments = Mapping[str, str | None]
@@ -161,16 +161,26 @@ class Beyond:
 
     def doubt(self, arguments: Arguments) -> float:
         """Give the variance that is added."""
-        x = number(arguments.get(self.column))
-        if x is None or (self.logarithmic and x <= 0):
+        x = self._read(arguments)
+        if x is None or self.least <= x <= self.most:
             return 0.0
-        if self.logarithmic:
-            x = log(x)
-        outside = max(self.least - x, x - self.most)
-        if outside <= 0:
-            return 0.0
-        distance = min(outside / self.half, FURTHEST)
+        distance = min(max(self.least - x, x - self.most) / self.half, FURTHEST)
         return float((CURVED * min(distance, distance * distance)) ** 2)
+
+    def moved(self, arguments: Arguments, ranges: float) -> str | None:
+        """Give what the number would be if it were no further outside than so many ranges, None if it is."""
+        x, room = self._read(arguments), 2 * ranges * self.half
+        if x is None or self.least - room <= x <= self.most + room:
+            return None
+        x = self.least - room if x < self.least else self.most + room
+        return repr(exp(x) if self.logarithmic else x)
+
+    def _read(self, arguments: Arguments) -> float | None:
+        """Give the number on its scale, None where it has no place there."""
+        x = number(arguments.get(self.column))
+        if x is None or not self.logarithmic:
+            return x
+        return log(x) if x > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

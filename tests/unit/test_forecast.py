@@ -225,6 +225,36 @@ def test_a_power_law_is_carried_on_as_one_and_not_as_an_exponential() -> None:
     assert expected(forecast, {"-n": f"{far:.6g}"}).seconds == pytest.approx(1e-3 * far**2, rel=0.4)
 
 
+@pytest.mark.parametrize("shape", ["even", "lognormal", "two kinds"])
+def test_a_sum_makes_no_trend_of_chance(shape: str) -> None:
+    """Times that do not depend on the number, of which the first are known, say what 5,000 jobs take."""
+    dice = random.Random(8)
+    draw: Callable[[], float] = {
+        "even": lambda: dice.uniform(0.1, 2),
+        "lognormal": lambda: dice.lognormvariate(0, 1),
+        "two kinds": lambda: dice.choice([0.05, 2.0]),
+    }[shape]
+    mean = sum(draw() for _ in range(20_000)) / 20_000
+    for known, factor in ((20, 20.0), (100, 3.0), (2500, 1.2)):
+        for _ in range(40 if known < 1000 else 4):
+            forecast = taught([({"-n": str(n)}, draw()) for n in range(known)])
+            work = forecast.total(range(known, 5000), lambda job: {"-n": str(job)})
+            assert work is not None
+            assert 1 / factor < work.seconds / mean / (5000 - known) < factor
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_sum_does_not_make_exponential_growth_of_a_slower_one(power: int) -> None:
+    """What counts from 0 has no logarithm there, so its slope is that of an exponential."""
+    seconds = [0.01 * (n + 1) ** power for n in range(200)]
+    forecast = taught([({"-n": str(n)}, seconds[n]) for n in range(50)])
+    work = forecast.total(range(50, 200), lambda job: {"-n": str(job)})
+    assert work is not None
+    assert 0.5 < work.seconds / sum(seconds[50:]) < 5
+    hunches = [expected(forecast, {"-n": str(n)}).hunch for n in range(50, 200)]
+    assert hunches == sorted(hunches)  # for beginning with the longest it is carried on all the same
+
+
 def test_nothing_is_expected_to_take_absurdly_long_or_short() -> None:
     forecast = taught([({"-n": str(n)}, 2.0**n) for n in range(20)])
     longest = 2.0**19
@@ -347,11 +377,11 @@ def by_column(arguments: Arguments) -> float:
 
 def test_what_is_given_holds_until_a_few_jobs_have_succeeded() -> None:
     forecast = Forecast(by_column)
-    assert forecast.expect({"t": "90"}) == Expected(90.0, 90.0)
+    assert forecast.expect({"t": "90"}) == Expected(90.0, 90.0, 90.0)
     assert forecast.left({"t": "90"}, 60.0) == pytest.approx(30.0)
     for _ in range(4):
         forecast.learn({"t": "90"}, 9.0)
-    assert forecast.expect({"t": "90"}) == Expected(90.0, 90.0)
+    assert forecast.expect({"t": "90"}) == Expected(90.0, 90.0, 90.0)
     forecast.learn({"t": "90"}, 9.0)
     assert expected(forecast, {"t": "90"}).seconds == pytest.approx(9.0, rel=0.1)
 
