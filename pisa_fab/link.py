@@ -322,18 +322,24 @@ BAGGAGE = (
     "presence",
     "restraint",
     "notes",
+    "leftovers",
+    "workload",
+    "caretaker",
 )
 # Reads a parcel of so many bytes from standard input, makes modules of what is in it, and becomes the last.
-# Compiled code spares every host some 50 ms, where its Python is that of the head.
+# Compiled code spares every host some 50 ms, where its Python is that of the head; what is not needed of both
+# is not even unpacked, and garbage is not looked for meanwhile.
 UNPACK = """
-import marshal, sys, zlib
-magic, parcel = marshal.loads(zlib.decompress(sys.stdin.buffer.read(%d)))
+import gc, marshal, sys, zlib
+gc.disable()
+magic, codes, texts = marshal.loads(sys.stdin.buffer.read(%d))
 is_mine = magic == sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
 package = sys.modules["pisa_fab"] = type(sys)("pisa_fab")
 package.__path__ = []
-for name, text, code in parcel:
-    code = marshal.loads(code) if is_mine else compile(text, "pisa_fab/" + name + ".py", "exec")
+for name, code in marshal.loads(zlib.decompress(codes if is_mine else texts)):
+    code = marshal.loads(code) if is_mine else compile(code, "pisa_fab/" + name + ".py", "exec")
     if name == "worker":
+        gc.enable()
         exec(code, {"__name__": "__main__"})
     module = sys.modules["pisa_fab." + name] = type(sys)("pisa_fab." + name)
     setattr(package, name, module)
@@ -360,9 +366,9 @@ def worker_texts() -> list[tuple[str, bytes]]:
 @cache
 def worker_parts() -> tuple[bytes, bytes]:
     """Give the program that every host gets: what unpacks, and the parcel with the worker in it."""
-    codes = {name: marshal.dumps(loader.get_code(loader.name)) for name, loader in worker_loaders()}
-    parcel = [(name, text, codes[name]) for name, text in worker_texts()]
-    data = zlib.compress(marshal.dumps((MAGIC_NUMBER, parcel), MARSHAL_VERSION))
+    codes = [(name, marshal.dumps(loader.get_code(loader.name))) for name, loader in worker_loaders()]
+    packed = [zlib.compress(marshal.dumps(parts, MARSHAL_VERSION)) for parts in (codes, worker_texts())]
+    data = marshal.dumps((MAGIC_NUMBER, *packed), MARSHAL_VERSION)
     return (UNPACK % len(data)).encode("ascii"), data
 
 

@@ -118,7 +118,7 @@ class Wire:
 def machine() -> str:
     """Give what tells this machine from all others, "" if it has no such thing."""
     try:
-        with open("/etc/machine-id", encoding="ascii", errors="replace") as file:
+        with open("/etc/machine-id", encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return ""

@@ -41,7 +41,7 @@ def check_nonce(path: str, nonce: str) -> None:
     problem = "another folder of that name"
     try:
         os.listdir(os.path.dirname(path))
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             if file.read() == nonce:
                 return
     except OSError as error:
