@@ -148,7 +148,7 @@ OWN_NAMES = {".pisa", "assignments.csv", "journal.jsonl", "results.csv"}
 SHARED_NAMES = {"attempts", "checkpoint", "lock", "nonce", "stderr", "stdout"}
 
 MODULE_LINES = 450
-WORKER_LINES = 920  # the loop on the host, and at its top the conversation in words
+WORKER_LINES = 540  # its first seventy are the conversation in words
 FUNCTION_LINES = 60
 
 Rule = Callable[[str, ast.Module], Iterator[str]]
