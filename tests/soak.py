@@ -3,7 +3,8 @@
 A batch is submitted, made larger whenever it is done, and finished when the time is over and all is healed.
 The jobs keep logs of their own (`soak_job`), the faults come from `chaos`, and `verdict` says from the logs
 and from what the user gets whether every job succeeded exactly once. A seed gives the same dice again; what
-they meet depends on the machine's pace as well, so a failure keeps everything needed to understand it:
+they meet depends on the machine's pace as well, so a failure keeps everything needed to understand it. Every
+second seed has jobs made by templates (`preload: true`):
 
     faults.log       what was done, and when: the jobs' clock, Unix time as in the journal
     timeline.json    when hosts were frozen or out of reach, and when there was no head
@@ -55,6 +56,7 @@ class Soak:
         self.run_folder = self.project.path / "run"
         self.logs = self.project.path / "logs"
         self.jobs = 0
+        self.preloads = seed % 2 == 1
         self._prepare()
         self.heads = Heads(pool, self.project.path, folder / "heads")
         dice = random.Random(seed)
@@ -82,7 +84,7 @@ class Soak:
         self.jobs += BATCH
         sweep = {"-n": {"from": 0, "to": self.jobs - 1}}
         # The hosts are lost more often than people would believe, and that is no job's fault.
-        policy = {"retries": 1, "max_losses": 1000}
+        policy = {"retries": 1, "max_losses": 1000, "preload": self.preloads}
         self._write("jobs.yaml", {"script": "soak_job.py", "output": "run", "sweep": sweep, **policy})
 
     # -- the run --------------------------------------------------------------------------------------------
@@ -161,7 +163,9 @@ def soak(folder: Path, seed: int, minutes: float, hosts: int) -> bool:
         finally:
             it.heads.close()
     kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(it.chaos.counts.items()))
-    print(f"seed {seed}, {hosts} hosts x {SLOTS}, lease {LEASE:g} s, {time.monotonic() - began:.0f} s")
+    how = "preloaded" if it.preloads else "plain"
+    seconds = time.monotonic() - began
+    print(f"seed {seed}, {hosts} hosts x {SLOTS}, lease {LEASE:g} s, jobs {how}, {seconds:.0f} s")
     print(f"faults: {sum(it.chaos.counts.values())}: {kinds or 'none'}")
     print(f"jobs: {it.jobs}, attempts: {findings.attempts}, heads: {it.heads.started}")
     print(f"jobs that came to their end more than once, the earlier result lost: {findings.ended_twice}")
