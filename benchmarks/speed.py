@@ -5,12 +5,14 @@ The other programs stand in the same rows; how they are called is known to `peer
 
 from __future__ import annotations
 
+import math
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import peers
-from ground import SLOTS, Ground
+from ground import HOSTS, SLOTS, Ground
 from lines import Line
 
 OURS = "pisa_fab"
@@ -41,7 +43,7 @@ def scripts(ground: Ground) -> None:
         "sweep": {"-n": {"from": 0, "to": SCRIPTS - 1}},
     }
     ground.project.write("script.py", SCRIPT)
-    floor = _python_jobs(ground, "scripts", "python3", batch, SCRIPTS, plain=1.1, preloaded=0.6)
+    floor = _python_jobs(ground, "scripts", "python3", batch, SCRIPTS, plain=1.1, preloaded=0.6, crowded=True)
     _pool_peers(ground, floor)
     command = ["python3", "script.py", "-n", "{}"]
     _cluster_peers(ground, floor, command, SCRIPTS, lambda seconds: seconds)
@@ -73,11 +75,17 @@ def _python_jobs(
     plain: float | None,
     preloaded: float,
     stricter: list[str] | None = None,
+    crowded: bool = False,
 ) -> Line:
-    """Measure `python SCRIPT -n N` for all N: here, on the hosts, and there preloaded; give the floor."""
+    """Measure `python SCRIPT -n N` for all N: here, on the hosts, and there preloaded; give the floor.
+
+    `crowded` is for what it costs to run as many scripts at a time here as the hosts do.
+    """
     ground.project.jobs(batch, f"{row}.yaml")
     ground.project.jobs({**batch, "preload": True}, f"{row}-preload.yaml")
     floor = ground.line(row, "xargs -P2, local", "s")
+    if crowded:
+        crowd = ground.line(row, f"{HOSTS} times that at once, each for its part", "s", floor=floor)
     ours = ground.line(row, OURS, "s", floor=floor, bar=plain)
     with_preload = ground.line(row, f"{OURS}, preload: true", "s", floor=floor, bar=preloaded)
     second = Line(row, "xargs -P2, local, one thread a script", "s")
@@ -91,9 +99,17 @@ def _python_jobs(
         floor.add(ground.measure([*XARGS, *command], numbers).wall)
         if stricter is not None:
             second.add(ground.measure([*stricter, *command], numbers).wall)
+        if crowded:
+            crowd.add(ground.measure(_at_once(command, count), numbers).wall)
         ours.add(ground.submit(f"{row}.yaml", count).wall)
         with_preload.add(ground.submit(f"{row}-preload.yaml", count).wall)
     return floor
+
+
+def _at_once(command: list[str], count: int) -> list[str]:
+    """Give what runs a part of the commands in each of as many `xargs -P2` as there are hosts."""
+    part = f'printf "%s\\n" "$@" | {shlex.join([*XARGS, *command])}'
+    return ["xargs", f"-P{HOSTS}", f"-n{math.ceil(count / HOSTS)}", "sh", "-c", part, "sh"]
 
 
 def sleep(ground: Ground) -> None:

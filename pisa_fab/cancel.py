@@ -79,13 +79,14 @@ def ask_head(layout: Layout, jobs: tuple[int, ...] | None) -> bool:
         path = requests.put(layout, requests.Request(jobs, me()))
         try:
             # One that is about to end looks for no requests any more.
-            if wait_for(lambda: requests.is_answered(path) or not head.look(), ANSWER_PATIENCE):
-                return requests.is_answered(path)
+            happened = wait_for(lambda: requests.is_answered(path) or not head.look(), ANSWER_PATIENCE)
         finally:
-            requests.remove(path)
+            was_answered = not requests.withdraw(path)
     except OSError as error:
         problem = f"{layout.requests}: cannot be used: {error.strerror}"
         raise RunError(problem, by_hand) from error
+    if happened or was_answered:
+        return was_answered
     raise RunError(f"{layout.root.name}: the head has not answered within {ANSWER_PATIENCE:.0f} s", by_hand)
 
 

@@ -336,7 +336,7 @@ def jobs_text(folder: Path, wishes: Wishes, options: tuple[Option, ...]) -> str:
             "                               # or {regex: 'energy: (?P<energy>[-+.0-9]+)'}",
             "# timeout: 2h                  # a job that takes longer has failed",
             "# retries: 1                   # how often a job that failed is run again",
-            "# preload: true                # for short jobs: each PC imports once, and forks for each of them",
+            "# preload: true                # for short jobs: each PC imports once, and forks for each job",
             "",
         ]
     )

@@ -66,9 +66,18 @@ def remove(path: Path) -> bool:
 
 
 def is_answered(path: Path) -> bool:
-    """Say whether the head has removed a request. Raises OSError."""
+    """Say whether the head has removed a request; some file systems show that late. Raises OSError."""
     # Listing a folder makes an NFS client ask its server; looking at the file alone may not.
     return path not in path.parent.iterdir()
+
+
+def withdraw(path: Path) -> bool:
+    """Take a request back; False if the head has removed it, whatever is shown here. Raises OSError."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Requests:

@@ -45,6 +45,7 @@ class Pc:
         self.seat: subprocess.Popen[bytes] | None = None
         self.log = self.folder / "boot.log"
         self._network: int | None = None  # the network namespace's inode: what belongs to this PC is in it
+        self._network_home: subprocess.Popen[bytes] | None = None
         link_python(self.folder / "bin")
 
     # -- up and down ----------------------------------------------------------------------------------------
@@ -85,6 +86,10 @@ class Pc:
         if self.pool.on_bridge("link", "show", "dev", self.name).returncode == 0:
             self.pool.on_bridge("link", "delete", "dev", self.name)
         self._end()
+        if self._network_home is not None:
+            self._network_home.kill()
+            self._network_home.wait()
+            self._network_home = None
         self.seat.kill()
         self.seat.wait()
         self.seat = self._network = None
@@ -163,6 +168,32 @@ class Pc:
     def unmount(self, path: Path) -> None:
         """Take away what `mount_over` put there, even if somebody still works in it."""
         self._in_seat("umount", "--lazy", str(path))
+
+    def mount_network_home(self, options: str) -> None:
+        """See the home through a network file system until the next boot: sshfs, with these options.
+
+        Its server and client are no processes of this PC, and there is no network between them.
+        """
+        server = self.folder / "sftp-server"
+        user = ["setpriv", f"--reuid={self.pool.uid}", f"--regid={self.pool.uid}", "--clear-groups"]
+        server.write_text(f"#!/bin/sh\nexec {shlex.join([*user, '/usr/lib/openssh/sftp-server'])}\n")
+        server.chmod(0o755)
+        home, real = str(self.pool.home), "/run/real_home"
+        self._in_seat("mkdir", real)
+        self._in_seat("mount", "--bind", home, real)
+        self._in_seat("mount", "--make-private", real)  # or what is mounted over the home would be there, too
+        options = f"ssh_command={SHARE}/sftp-server,allow_other,{options}"
+        assert self.seat is not None
+        enter = ["nsenter", f"--target={self.seat.pid}", "--mount"]
+        command = [*enter, "sshfs", "-f", "-o", options, f"real:{real}", home]
+        log = self.folder / "sshfs.log"
+        self._network_home = client = self.pool.start_child(command, log)
+
+        def is_mounted() -> bool:
+            assert client.poll() is None, log.read_text()
+            return self.run("stat", "--file-system", "--format=%T", home).stdout.startswith("fuse")
+
+        wait_for(is_mounted, f"the network home of {self.name}")
 
     # -- how it is made -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import wait_for
-from programs import Completed, Program, Project
+from programs import Completed, Program, Programs, Project
 
 Run = Callable[..., Completed]
 
@@ -150,6 +150,14 @@ def read(path: Path) -> Attempt | None:
     job, number = path.name.split(".")
     ended = said["end"][1] if "end" in said else None
     return Attempt(job, int(number), said["begin"][0], said["begin"][1], ended, "overlap" in said)
+
+
+def begin(programs: Programs, batch: Batch, running: int) -> Program:
+    """Submit, and wait until so many jobs run."""
+    program = programs.start("inv", "submit", "--log")
+    wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
+    assert program.running(), program.stdout + program.stderr
+    return program
 
 
 def succeed(program: Program, batch: Batch) -> Completed:

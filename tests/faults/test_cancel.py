@@ -11,22 +11,14 @@ from collections.abc import Callable
 import pytest
 from namespaces import NamespacePool
 from processes import wait_for
-from programs import Program, Programs, Project
-from witness import Batch
+from programs import Programs, Project
+from witness import Batch, begin
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.parametrize("pool", [{"hosts": 2}], indirect=True, ids=[""]),
 ]
 On = Callable[[str], Programs]
-
-
-def begin(programs: Programs, batch: Batch, running: int) -> Program:
-    """Submit, and wait until so many jobs run."""
-    program = programs.start("inv", "submit", "--log")
-    wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
-    assert program.running(), program.stdout + program.stderr
-    return program
 
 
 def on_host(batch: Batch, host: str) -> list[str]:

@@ -15,7 +15,7 @@ from marks import hosts
 from namespaces import NamespacePool
 from processes import wait_for
 from programs import Completed, Program, Programs, Project
-from witness import Batch, succeed
+from witness import Batch, begin, succeed
 
 pytestmark = pytest.mark.root
 Run = Callable[..., Completed]
@@ -25,14 +25,6 @@ On = Callable[[str], Programs]
 def submit(programs: Programs) -> Program:
     """Begin or go on, in the background."""
     return programs.start("inv", "submit", "--log")
-
-
-def begin(programs: Programs, batch: Batch, running: int) -> Program:
-    """Submit, and wait until so many jobs run."""
-    program = submit(programs)
-    wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
-    assert program.running(), program.stdout + program.stderr
-    return program
 
 
 def jobs_begun(batch: Batch) -> set[str]:
