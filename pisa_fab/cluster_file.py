@@ -9,18 +9,21 @@ from pisa_fab.model import Cluster
 
 
 class ClusterFile:
-    """A cluster file that has been read once."""
+    """A cluster file that has been read once.
+
+    Whether it has changed is told by what is in it: opening a file is what makes a network file system show
+    what another PC wrote, and its times may be counted in whole seconds.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen = self._look()
 
-    def _look(self) -> tuple[int, ...]:
+    def _look(self) -> bytes:
         try:
-            status = self.path.stat()
+            return self.path.read_bytes()
         except OSError:
-            return ()
-        return status.st_mtime_ns, status.st_size, status.st_ino
+            return b""
 
     def news(self, *, anyway: bool) -> Cluster | None:
         """Give what it says, if it has changed or `anyway` is true. Raises SpecError."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mounts import view
 from processes import PROC, Process, below, everything, kill_all, look, wait_for
-from sshd import SEARCH, find_sshd, link_python, make_key
+from sshd import SEARCH, UnavailableError, find_sshd, link_python, make_key
 
 if TYPE_CHECKING:
     from namespaces import NamespacePool
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SHARE = Path("/run/pool")  # where a PC sees its own folder
 ETC = ("hosts", "passwd", "group")  # the files of /etc that differ from those of this machine
 READY = "this PC is up"
+SFTP_SERVER = Path("/usr/lib/openssh/sftp-server")
 SEAT = ["--net", "--uts", "--ipc", "--mount"]  # the namespaces that every PC has of its own
 
 
@@ -172,11 +173,14 @@ class Pc:
     def mount_network_home(self, options: str) -> None:
         """See the home through a network file system until the next boot: sshfs, with these options.
 
-        Its server and client are no processes of this PC, and there is no network between them.
+        Its server and client are no processes of this PC, and there is no network between them. Raises
+        UnavailableError where this machine cannot do that.
         """
+        if shutil.which("sshfs") is None or not SFTP_SERVER.exists():
+            raise UnavailableError("a network home needs sshfs and OpenSSH's sftp-server")
         server = self.folder / "sftp-server"
         user = ["setpriv", f"--reuid={self.pool.uid}", f"--regid={self.pool.uid}", "--clear-groups"]
-        server.write_text(f"#!/bin/sh\nexec {shlex.join([*user, '/usr/lib/openssh/sftp-server'])}\n")
+        server.write_text(f"#!/bin/sh\nexec {shlex.join([*user, str(SFTP_SERVER)])}\n")
         server.chmod(0o755)
         home, real = str(self.pool.home), "/run/real_home"
         self._in_seat("mkdir", real)
@@ -190,7 +194,8 @@ class Pc:
         self._network_home = client = self.pool.start_child(command, log)
 
         def is_mounted() -> bool:
-            assert client.poll() is None, log.read_text()
+            if client.poll() is not None:
+                raise UnavailableError(f"no network home here: {log.read_text().strip()}")
             return self.run("stat", "--file-system", "--format=%T", home).stdout.startswith("fuse")
 
         wait_for(is_mounted, f"the network home of {self.name}")

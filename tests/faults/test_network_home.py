@@ -6,15 +6,14 @@ same. Each PC has a mount of its own, so none sees by chance what another has in
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from marks import hosts
 from namespaces import NamespacePool
 from processes import wait_for
 from programs import Programs, Project
+from sshd import UnavailableError
 from witness import Batch, begin, succeed
 
 SECONDS = 4  # for which a PC believes what it has seen, or not seen
@@ -23,21 +22,26 @@ LATE = ",".join(
 )
 On = Callable[[str], Programs]
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(shutil.which("sshfs") is None, reason="sshfs is not installed"),
-    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE"),
-]
+pytestmark = pytest.mark.root
 
 
+@pytest.fixture
+def network_home(pool: NamespacePool) -> None:
+    """Let every PC of the pool see the home in this way."""
+    try:
+        for pc in pool.pcs:
+            pc.mount_network_home(LATE)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.usefixtures("network_home")
 @hosts(2, heads=2)
 def test_a_run_goes_on_from_another_pc_on_a_home_whose_news_come_late(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:
     batch = Batch(project, 8)
     project.pool(pool.hosts)
-    for pc in pool.pcs:
-        pc.mount_network_home(LATE)
     begin(programs_on("head"), batch, 4).kill()
     program = programs_on("head2").start("inv", "submit", "--log")
     for name in pool.names:
@@ -47,14 +51,13 @@ def test_a_run_goes_on_from_another_pc_on_a_home_whose_news_come_late(
     pool.assert_empty()
 
 
+@pytest.mark.usefixtures("network_home")
 @hosts(2, heads=2)
 def test_a_run_on_such_a_home_is_watched_and_cancelled_from_another_pc(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:
     batch = Batch(project, 8)
     project.pool(pool.hosts)
-    for pc in pool.pcs:
-        pc.mount_network_home(LATE)
     elsewhere = programs_on("head2")
     assert elsewhere.run("inv", "status").returncode == 0  # so that it knows that there is no run yet
     program = begin(programs_on("head"), batch, 4)
@@ -63,4 +66,20 @@ def test_a_run_on_such_a_home_is_watched_and_cancelled_from_another_pc(
     assert done.returncode == 0, done.said
     assert "it has ended; to go on: inv submit" in done.stdout
     assert program.wait().returncode == 130
+    pool.assert_empty()
+
+
+@pytest.mark.usefixtures("network_home")
+@hosts(1)
+def test_a_cluster_file_on_such_a_home_that_is_edited_within_its_second_holds(
+    pool: NamespacePool, project: Project, programs_on: On
+) -> None:
+    batch = Batch(project, 3)
+    project.pool(pool.hosts, slots=3)
+    program = begin(programs_on("head"), batch, 3)
+    project.pool(pool.hosts, slots=1)  # a file of the same length; its time is counted in seconds here
+    journal = batch.run / ".pisa/journal.jsonl"
+    wait_for(lambda: '"e": "paused"' in journal.read_text(), "jobs to stand still")
+    succeed(program, batch)
+    batch.check(programs_on("head").run, again=set())
     pool.assert_empty()
