@@ -132,17 +132,17 @@ class Model:
     def estimate(self, arguments: Arguments) -> Estimate:
         """Give what a job with these arguments is expected to take."""
         point = self._point(arguments)
+        y = hunch = sum(map(mul, self._weights, point))
+        nearest = self._moved(arguments, 0.0)
+        if nearest is not arguments:
+            near, point = self._point(nearest), self._point(self._moved(arguments, CARRIED_ON))
+            steps = zip(self._weights, self._sure, near, point, strict=True)
+            y = sum(weight * (z + sure * (far - z)) for weight, sure, z, far in steps)
         leverage = sum(map(mul, point, point))
         unknown = sum(guard.doubt(arguments) for guard in self._guards)
         for term in self.terms:
             if isinstance(term, Level) and arguments.get(term.column) not in term.effects:
                 unknown += term.doubt
-        y = hunch = sum(map(mul, self._weights, point))
-        nearest = self._moved(arguments, 0.0)
-        if nearest is not arguments:
-            near, far = self._point(nearest), self._point(self._moved(arguments, CARRIED_ON))
-            steps = zip(self._weights, self._sure, near, far, strict=True)
-            y = sum(weight * (z + sure * (beyond - z)) for weight, sure, z, beyond in steps)
         width, smear = self._bins[bisect_left(self._edges, y)]
         return Estimate(y, hunch, min(WIDEST, sqrt(width**2 * (1 + leverage) + Z95**2 * unknown)), smear)
 
