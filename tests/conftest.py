@@ -6,6 +6,7 @@ What they give lives in `sshd.py`, `programs.py` and `processes.py`.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from sshd import Hosts, SshHost, UnavailableError, link_python
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they
+# start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TASKS = "from pisa_fab.tasks import *  # noqa: F403\n"
 OURS = ("PISA_", "FABRIC_", "INVOKE_", "SSH_")  # variables that would steer what is tested
