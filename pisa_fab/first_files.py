@@ -24,6 +24,7 @@ from typing import TypeVar
 from pisa_fab import specs
 from pisa_fab.argparse_help import Option, parse
 from pisa_fab.errors import PisaError, UsageError
+from pisa_fab.invocation import as_typed
 from pisa_fab.proposals import lines_of_arguments
 from pisa_fab.specs.text import absolute
 
@@ -324,7 +325,7 @@ def jobs_text(folder: Path, wishes: Wishes, options: tuple[Option, ...]) -> str:
         [
             mark("jobs"),
             f"# One batch: {wishes.script} with every combination of the arguments below.",
-            "# `inv dryrun` shows every command line; `inv submit` runs them.",
+            f"# `{as_typed('dryrun')}` shows every command line; `{as_typed('submit')}` runs them.",
             "",
             first,
             f"script: {scalar(wishes.script)}",
@@ -432,4 +433,4 @@ def _close(written: list[Path], found: Found | None, told: Tell) -> None:
     if EXAMPLE in names:
         told(f"{EXAMPLE}: put your PCs in and rename it to {CLUSTER};")
         told("  until then this machine does the work")
-    told("next: inv dryrun")
+    told(f"next: {as_typed('dryrun')}")
