@@ -84,23 +84,23 @@ def _python_jobs(
     ground.project.jobs(batch, f"{row}.yaml")
     ground.project.jobs({**batch, "preload": True}, f"{row}-preload.yaml")
     floor = ground.line(row, "xargs -P2, local", "s")
-    if crowded:
-        crowd = ground.line(row, f"{HOSTS} times that at once, each for its part", "s", floor=floor)
-    ours = ground.line(row, OURS, "s", floor=floor, bar=plain)
-    with_preload = ground.line(row, f"{OURS}, preload: true", "s", floor=floor, bar=preloaded)
-    second = Line(row, "xargs -P2, local, one thread a script", "s")
-    if stricter is not None:
-        ground.lines.append(second)
-        for line in (ours, with_preload):  # the same times beside that
-            ground.line(row, line.name, "s", floor=second, series=line.series)
     numbers = [str(number) for number in range(count)]
     command = [python, str(batch["script"]), "-n"]
+    beside: list[tuple[Line, list[str]]] = []  # what else is run here in every round
+    if crowded:
+        crowd = ground.line(row, f"{HOSTS} times that at once, each for its part", "s", floor=floor)
+        beside.append((crowd, _at_once(command, count)))
+    ours = ground.line(row, OURS, "s", floor=floor, bar=plain)
+    with_preload = ground.line(row, f"{OURS}, preload: true", "s", floor=floor, bar=preloaded)
+    if stricter is not None:
+        second = ground.line(row, "xargs -P2, local, one thread a script", "s")
+        beside.append((second, [*stricter, *command]))
+        for line in (ours, with_preload):  # the same times beside that
+            ground.line(row, line.name, "s", floor=second, series=line.series)
     for _ in ground.rounds(row):
         floor.add(ground.measure([*XARGS, *command], numbers).wall)
-        if stricter is not None:
-            second.add(ground.measure([*stricter, *command], numbers).wall)
-        if crowded:
-            crowd.add(ground.measure(_at_once(command, count), numbers).wall)
+        for line, words in beside:
+            line.add(ground.measure(words, numbers).wall)
         ours.add(ground.submit(f"{row}.yaml", count).wall)
         with_preload.add(ground.submit(f"{row}-preload.yaml", count).wall)
     return floor

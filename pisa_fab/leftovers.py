@@ -12,7 +12,7 @@ from pisa_fab.processes import children, clock, descendants, kill_all, mark_of
 
 TYPE_CHECKING = False  # without importing typing, which would slow down the start on every host
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Collection
 
 LOOKS = 3  # further ones at processes that cannot be told whose they are
 LOOK_INTERVAL = 0.3  # seconds between them
@@ -22,19 +22,12 @@ BREAK = 0.05  # seconds between two of them while one job ends after the other
 class Leftovers:
     """Sweeps up after jobs. What they left has become a child of the worker when its parent ended.
 
-    `is_job` says of a pid whether a job runs as that, `marks` gives those of all that may be there, and
-    `is_idle` says that no job runs.
+    `jobs` are the pids of those that run, at any time; `marks` gives those of all that may be there.
     """
 
-    def __init__(
-        self,
-        is_job: Container[int],
-        marks: Callable[[], set[str]],
-        is_idle: Callable[[], bool],
-    ) -> None:
-        self._is_job = is_job
+    def __init__(self, jobs: Collection[int], marks: Callable[[], set[str]]) -> None:
+        self._jobs = jobs
         self._marks = marks
-        self._is_idle = is_idle
         self._has_unmarked = False  # whether there are processes that cannot be told whose they are
         self._looks = 0  # still to be made
         self._look_at = self._looked_at = 0.0
@@ -72,12 +65,12 @@ class Leftovers:
         What cannot be told whose it is, because it has cleared its environment, is left alone as long as a
         job runs that may need it.
         """
-        others = [pid for pid in children(os.getpid()) if pid not in self._is_job]
+        others = [pid for pid in children(os.getpid()) if pid not in self._jobs]
         if not others:
             self._has_unmarked = False
             return []
-        wanted, is_idle = self._marks(), self._is_idle()
+        wanted = self._marks()
         marks = {pid: mark_of(pid) for pid in others}
         self._has_unmarked = not all(marks.values())
-        left = [pid for pid in others if marks[pid] not in wanted and (marks[pid] or is_idle)]
+        left = [pid for pid in others if marks[pid] not in wanted and (marks[pid] or not self._jobs)]
         return left + descendants(*left)

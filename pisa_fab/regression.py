@@ -133,13 +133,14 @@ class Model:
         """Give what a job with these arguments is expected to take."""
         point = self._point(arguments)
         y = hunch = sum(map(mul, self._weights, point))
-        nearest = self._moved(arguments, 0.0)
-        if nearest is not arguments:
-            near, point = self._point(nearest), self._point(self._moved(arguments, CARRIED_ON))
+        unknown = sum(guard.doubt(arguments) for guard in self._guards)
+        # Only what is in doubt can be outside; there are far more jobs that are not.
+        if unknown and (nearest := self._moved(arguments, 0.0)) is not arguments:
+            near, further = self._point(nearest), self._moved(arguments, CARRIED_ON)
+            point = point if further is arguments else self._point(further)
             steps = zip(self._weights, self._sure, near, point, strict=True)
             y = sum(weight * (z + sure * (far - z)) for weight, sure, z, far in steps)
         leverage = sum(map(mul, point, point))
-        unknown = sum(guard.doubt(arguments) for guard in self._guards)
         for term in self.terms:
             if isinstance(term, Level) and arguments.get(term.column) not in term.effects:
                 unknown += term.doubt

@@ -73,7 +73,7 @@ class Workload:
         self.is_closed = False
         self.began_at = 0.0
         self.turns = Turns()
-        self.leftovers = Leftovers(self.running, self.marks, lambda: not self.running)
+        self.leftovers = Leftovers(self.running, self.marks)
 
     # -- what there is --------------------------------------------------------------------------------------
 
@@ -152,11 +152,11 @@ class Workload:
 
     def replace_template(self, template: Template | None) -> None:
         """Have jobs made by another template, or by none; what the one before had not made waits again."""
-        waiting = [] if self.template is None else self.template.withdraw()
         if self.template is not None:
+            waiting = {attempt.id: attempt for attempt in self.template.withdraw()}
+            self.queue = {**waiting, **self.queue}  # `regulate` fills slots
             self.template.end()
         self.template = template
-        self.queue = {**{attempt.id: attempt for attempt in waiting}, **self.queue}  # `regulate` fills slots
 
     def _is_begun(self, id: tuple[int, int]) -> bool:
         return any(attempt.id == id for attempt in self.unfinished())

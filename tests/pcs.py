@@ -153,9 +153,11 @@ class Pc:
         """
         assert self.seat is not None, f"{self.name} is off"
         enter = ["nsenter", f"--target={self.seat.pid}", *SEAT]
-        user = ["setpriv", f"--reuid={self.pool.uid}", f"--regid={self.pool.uid}", "--clear-groups", "--"]
         # Another mount namespace begins in its root; the folder is found again by its path.
-        return ["sh", "-c", f'exec {shlex.join([*enter, *user])} env --chdir="$PWD" "$@"', "sh"]
+        return ["sh", "-c", f'exec {shlex.join([*enter, *self._as_user()])} env --chdir="$PWD" "$@"', "sh"]
+
+    def _as_user(self) -> list[str]:
+        return ["setpriv", f"--reuid={self.pool.uid}", f"--regid={self.pool.uid}", "--clear-groups", "--"]
 
     # -- files ----------------------------------------------------------------------------------------------
 
@@ -179,8 +181,7 @@ class Pc:
         if shutil.which("sshfs") is None or not SFTP_SERVER.exists():
             raise UnavailableError("a network home needs sshfs and OpenSSH's sftp-server")
         server = self.folder / "sftp-server"
-        user = ["setpriv", f"--reuid={self.pool.uid}", f"--regid={self.pool.uid}", "--clear-groups"]
-        server.write_text(f"#!/bin/sh\nexec {shlex.join([*user, str(SFTP_SERVER)])}\n")
+        server.write_text(f"#!/bin/sh\nexec {shlex.join([*self._as_user(), str(SFTP_SERVER)])}\n")
         server.chmod(0o755)
         home, real = str(self.pool.home), "/run/real_home"
         self._in_seat("mkdir", real)

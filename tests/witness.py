@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processes import wait_for
-from programs import Completed, Program, Programs, Project
+from programs import Completed, Program, Project
 
 Run = Callable[..., Completed]
+Start = Callable[..., Program]
 
 # An attempt goes on when there is any of the files `go` names. What ABUSE says is run first.
 SCRIPT = """
@@ -152,9 +153,14 @@ def read(path: Path) -> Attempt | None:
     return Attempt(job, int(number), said["begin"][0], said["begin"][1], ended, "overlap" in said)
 
 
-def begin(programs: Programs, batch: Batch, running: int) -> Program:
+def submit(start: Start) -> Program:
+    """Begin or go on, in the background; `start` starts a program in the project."""
+    return start("inv", "submit", "--log")
+
+
+def begin(start: Start, batch: Batch, running: int) -> Program:
     """Submit, and wait until so many jobs run."""
-    program = programs.start("inv", "submit", "--log")
+    program = submit(start)
     wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
     assert program.running(), program.stdout + program.stderr
     return program

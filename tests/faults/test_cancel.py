@@ -36,7 +36,7 @@ def test_a_run_is_watched_and_cancelled_from_a_host_of_the_pool(
 ) -> None:
     batch = Batch(project, 8)
     project.pool(pool.hosts)
-    program = begin(programs, batch, 4)
+    program = begin(programs.start, batch, 4)
     elsewhere = programs_on("pc02")
     assert "4 waiting, 4 running" in elsewhere.run("inv", "status").stdout
     assert "all 4 slots on 2 hosts are busy" in elsewhere.run("inv", "status", "--job", "7").stdout
@@ -64,7 +64,7 @@ def test_jobs_of_a_host_that_was_cut_off_are_cancelled_when_it_is_back(
 ) -> None:
     batch = Batch(project, 4)
     project.pool(pool.hosts, lease="20s")
-    program = begin(programs, batch, 4)
+    program = begin(programs.start, batch, 4)
     pool["pc02"].cut()
     there = on_host(batch, "pc02")
     program.wait_for_output("pc02: lost")
@@ -88,7 +88,7 @@ def test_jobs_of_a_host_that_does_not_come_back_are_cancelled_after_the_lease(
 ) -> None:
     batch = Batch(project, 4)
     project.pool(pool.hosts, lease="2s")
-    program = begin(programs, batch, 4)
+    program = begin(programs.start, batch, 4)
     pool["pc02"].power_off()
     there = on_host(batch, "pc02")
     program.wait_for_output("pc02: lost")
@@ -105,7 +105,7 @@ def test_jobs_of_a_dead_head_are_cancelled_by_the_next(
 ) -> None:
     batch = Batch(project, 6)
     project.pool(pool.hosts, lease="60s")
-    begin(programs, batch, 4).kill()
+    begin(programs.start, batch, 4).kill()
     done = programs_on("pc01").run("inv", "cancel", "--only", "0,5")
     assert done.returncode == 0, done.said
     assert "1 job cancelled: 0005" in done.stdout

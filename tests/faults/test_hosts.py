@@ -23,7 +23,7 @@ from pcs import Host
 from processes import Process, wait_for
 from programs import AT_HOME, Completed, Program, Project
 from sshd import find_sshd
-from witness import Batch, succeed
+from witness import Batch, begin, succeed
 
 pytestmark = pytest.mark.root
 Run = Callable[..., Completed]
@@ -48,14 +48,6 @@ knows_machines = pytest.mark.skipif(
     not Path("/etc/machine-id").is_file() or not Path("/etc/machine-id").read_text().strip(),
     reason="without /etc/machine-id no host can prove that it is the machine of before",
 )
-
-
-def begin(start_program: Start, batch: Batch, running: int) -> Program:
-    """Submit, and wait until so many jobs run."""
-    program = start_program("inv", "submit", "--log")
-    wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
-    assert program.running(), program.stdout + program.stderr
-    return program
 
 
 def jobs_on(batch: Batch, host: str) -> set[str]:

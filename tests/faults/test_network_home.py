@@ -14,7 +14,7 @@ from namespaces import NamespacePool
 from processes import wait_for
 from programs import Programs, Project
 from sshd import UnavailableError
-from witness import Batch, begin, succeed
+from witness import Batch, begin, submit, succeed
 
 SECONDS = 4  # for which a PC believes what it has seen, or not seen
 LATE = ",".join(
@@ -22,7 +22,7 @@ LATE = ",".join(
 )
 On = Callable[[str], Programs]
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("network_home")]
 
 
 @pytest.fixture
@@ -35,15 +35,14 @@ def network_home(pool: NamespacePool) -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.usefixtures("network_home")
 @hosts(2, heads=2)
 def test_a_run_goes_on_from_another_pc_on_a_home_whose_news_come_late(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:
     batch = Batch(project, 8)
     project.pool(pool.hosts)
-    begin(programs_on("head"), batch, 4).kill()
-    program = programs_on("head2").start("inv", "submit", "--log")
+    begin(programs_on("head").start, batch, 4).kill()
+    program = submit(programs_on("head2").start)
     for name in pool.names:
         program.wait_for_output(f"{name}: back, with 2 jobs that it still has")
     succeed(program, batch)
@@ -51,7 +50,6 @@ def test_a_run_goes_on_from_another_pc_on_a_home_whose_news_come_late(
     pool.assert_empty()
 
 
-@pytest.mark.usefixtures("network_home")
 @hosts(2, heads=2)
 def test_a_run_on_such_a_home_is_watched_and_cancelled_from_another_pc(
     pool: NamespacePool, project: Project, programs_on: On
@@ -60,7 +58,7 @@ def test_a_run_on_such_a_home_is_watched_and_cancelled_from_another_pc(
     project.pool(pool.hosts)
     elsewhere = programs_on("head2")
     assert elsewhere.run("inv", "status").returncode == 0  # so that it knows that there is no run yet
-    program = begin(programs_on("head"), batch, 4)
+    program = begin(programs_on("head").start, batch, 4)
     wait_for(lambda: "4 waiting, 4 running" in elsewhere.run("inv", "status").stdout, "the news")
     done = elsewhere.run("inv", "cancel")
     assert done.returncode == 0, done.said
@@ -69,14 +67,13 @@ def test_a_run_on_such_a_home_is_watched_and_cancelled_from_another_pc(
     pool.assert_empty()
 
 
-@pytest.mark.usefixtures("network_home")
 @hosts(1)
 def test_a_cluster_file_on_such_a_home_that_is_edited_within_its_second_holds(
     pool: NamespacePool, project: Project, programs_on: On
 ) -> None:
     batch = Batch(project, 3)
     project.pool(pool.hosts, slots=3)
-    program = begin(programs_on("head"), batch, 3)
+    program = begin(programs_on("head").start, batch, 3)
     project.pool(pool.hosts, slots=1)  # a file of the same length; its time is counted in seconds here
     journal = batch.run / ".pisa/journal.jsonl"
     wait_for(lambda: '"e": "paused"' in journal.read_text(), "jobs to stand still")
