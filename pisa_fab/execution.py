@@ -22,6 +22,7 @@ KILL_INTERVAL = 1.0  # seconds between two attempts to kill what does not end
 SLICE = 100_000_000  # nanoseconds, the longest that Linux grants
 SHORTEST_SLICE = 100_000  # the shortest
 SCHED_ATTR = "=IIQiIQQQ"  # sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period
+RESET_ON_FORK = 1  # SCHED_FLAG_RESET_ON_FORK
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # numbers of a system call that Python does not wrap
 
 
@@ -216,12 +217,15 @@ class Turns:
         call_libc("syscall", self.number, pid, self.asked[nice], 0)
 
     def hurry(self) -> None:
-        """Let this process have early turns: a job that it has just started runs as any other until then."""
+        """Let this process have early turns: a job that it has just started runs as any other until then.
+
+        Nothing that it starts inherits them: jobs that do not stand back would run before what people use.
+        """
         if self.number is not None:
             own = os.getpriority(os.PRIO_PROCESS, 0)
-            call_libc("syscall", self.number, 0, turns(own, SHORTEST_SLICE), 0)
+            call_libc("syscall", self.number, 0, turns(own, SHORTEST_SLICE, RESET_ON_FORK), 0)
 
 
-def turns(nice: int, length: int) -> bytes:
+def turns(nice: int, length: int, flags: int = 0) -> bytes:
     """Pack what sched_setattr(2) is told: how far to stand back, and nanoseconds of a turn."""
-    return struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, 0, nice, 0, length, 0, 0)
+    return struct.pack(SCHED_ATTR, 48, os.SCHED_OTHER, flags, nice, 0, length, 0, 0)

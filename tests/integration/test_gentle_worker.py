@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ import people
 import pytest
 from people import Seat
 from processes import look
-from talk import BOUNDS, Host, Talk, is_alive, wait_for_text, wait_until, wait_until_gone
+from talk import BOUNDS, Host, Talk, is_alive, preload, wait_for_text, wait_until, wait_until_gone
 
 from pisa_fab import here
+from pisa_fab.execution import SLICE, Turns
 from pisa_fab.place import UNKNOWN
 from pisa_fab.processes import descendants, state_of
 
@@ -302,6 +304,38 @@ def test_jobs_that_run_and_new_ones_stand_back_as_the_window_says(talk: Talk) ->
     assert {os.getpriority(os.PRIO_PROCESS, last)} == before
     others = [pid for pid in descendants(worker) if pid != last]
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in others} == {19}
+
+
+def turn_of(pid: int) -> int:
+    """Give the nanoseconds that a process asks for in a turn of the processor."""
+    numbers = Path(f"/proc/{pid}/sched").read_text()
+    return int(next(line.split()[-1] for line in numbers.splitlines() if line.startswith("se.slice ")))
+
+
+def knows_turns() -> bool:
+    try:
+        return turn_of(os.getpid()) > 0 and Turns().number is not None
+    except (OSError, StopIteration):
+        return False
+
+
+@pytest.mark.skipif(not knows_turns(), reason="this kernel knows no turns of a length that is asked for")
+@pytest.mark.parametrize("preloaded", [False, True], ids=["plain", "preloaded"])
+def test_late_long_turns_for_jobs_that_stand_back_and_usual_ones_for_others(
+    talk: Talk, preloaded: bool
+) -> None:
+    template = preload(["json"]) if preloaded else None
+    worker = talk.ready(nice=0, preload=template, bounds=bounds((0, 3, 0)))["pid"]
+    usual = turn_of(os.getpid())
+    assert turn_of(worker) < usual
+    sleeps = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
+    (talk.folder / "script.py").write_text(sleeps)
+    talk.run(sys.executable, "script.py")
+    assert turn_of(int(wait_for_text(talk.path(0, "out")))) == usual
+    talk.say(op="bounds", **bounds((0, 3, 19)))
+    talk.run(sys.executable, "script.py", job=1)
+    pid = int(wait_for_text(talk.path(1, "out")))
+    wait_until(lambda: turn_of(pid) == SLICE, "it has no long turns")
 
 
 def test_jobs_and_worker_are_called_by_what_they_are(talk: Talk) -> None:
