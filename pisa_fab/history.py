@@ -43,7 +43,8 @@ from pisa_fab.order import LongestFirst
 from pisa_fab.pace import Pace
 from pisa_fab.records import Arguments, Records
 from pisa_fab.scheduler import Decision, Scheduler
-from pisa_fab.transitions import FINAL
+
+BY_RESULT = (JobState.SUCCEEDED, JobState.FAILED)  # where a job ends by a result that counts
 
 
 @dataclass(slots=True)
@@ -309,8 +310,9 @@ class History:
         elif isinstance(event, HostQuarantined):
             host.state, host.reason = "quarantined", event.reason
             for job in event.jobs:
-                if self.scheduler.state(job) not in FINAL:
-                    self.results.discard(job)  # it is to be run again
+                # It is to be run again, or, by a later decision of the same moment, never.
+                if self.scheduler.state(job) not in BY_RESULT:
+                    self.results.discard(job)
 
     # -- what one may ask ----------------------------------------------------------------------------
 

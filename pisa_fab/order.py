@@ -61,22 +61,21 @@ class LongestFirst:
         self._scheduler = scheduler
         self._forecast = forecast
         self._records = records
-        self._forecasts: dict[int, float] = {}  # seconds, of those that were put in order by a forecast
-        self._all_known = False  # whether something was known of all that were put in order
-        self._looked_at = -1  # successes at the last look
-        self._look_at = 0  # successes from which on there is something new to look at, or
-        self._look_left = 0  # with any new one, so many jobs that wait
-        self._look_below = inf  # while more jobs wait, there is nothing to look at
+        self._forecasts: dict[int, float]  # seconds, of those that were put in order by a forecast
+        self._all_known: bool  # whether something was known of all that were put in order
+        self._looked_at: int  # successes at the last look
+        self._look_at: int  # successes from which on there is something new to look at, or
+        self._look_left: int  # with any new one, so many jobs that wait
+        self._look_below: float  # while more jobs wait, there is nothing to look at
+        self.begin()
 
     def __getstate__(self) -> dict[str, object]:
         """Give what the events determine: the order is made anew by who has a use for it."""
-        anew = {"_forecasts": {}, "_all_known": False, "_look_at": 0, "_look_below": inf}
-        return vars(self) | anew
+        return vars(self) | _begun()
 
     def begin(self) -> None:
         """Begin anew: another run, or jobs that were asked for again."""
-        self._forecasts, self._all_known = {}, False
-        self._looked_at, self._look_at, self._look_left, self._look_below = -1, 0, 0, inf
+        vars(self).update(_begun())
 
     def look(self) -> None:
         """Put the fresh jobs in order if it is time for that; called before every decision."""
@@ -149,3 +148,9 @@ class LongestFirst:
             return None
         mean = sum(waiting) / len(waiting) if waiting else 0.0
         return max(longest, (sum(running) + mean * todo) / slots)
+
+
+def _begun() -> dict[str, object]:
+    """Give what a `LongestFirst` has of an order before the first is made."""
+    anew = {"_looked_at": -1, "_look_at": 0, "_look_left": 0, "_look_below": inf}
+    return {"_forecasts": {}, "_all_known": False, **anew}

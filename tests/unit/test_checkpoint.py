@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pisa_fab import checkpoint
@@ -185,6 +185,8 @@ def lived(layout: Layout, seed: int, steps: int = 60, reason: str = "interrupted
 
 @CALM
 @given(st.integers(0, 10**6), st.integers(0, 80), st.integers(0, 40), st.sampled_from(["", "interrupted"]))
+@example(seed=2585, steps=29, more=0, reason="")  # nothing was learned since the order was made last
+@example(seed=509555, steps=36, more=0, reason="interrupted")  # forgiven and cancelled in the same moment
 def test_what_is_spared_makes_no_difference(
     tmp_path_factory: pytest.TempPathFactory, seed: int, steps: int, more: int, reason: str
 ) -> None:
