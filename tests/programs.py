@@ -105,12 +105,12 @@ class Program:
         """Whether it has not ended yet."""
         return self.process.poll() is None
 
-    def wait_for_output(self, text: str) -> None:
-        """Wait until it has printed a text on either stream; fail at once if it ends without."""
+    def wait_for_output(self, text: str, times: int = 1) -> None:
+        """Wait until it has printed a text on either stream, so often; fail at once if it ends without."""
 
         def printed() -> bool:
             ended = not self.running()  # asked first: what it printed last is there by then
-            if text in self.stdout or text in self.stderr:
+            if self.stdout.count(text) + self.stderr.count(text) >= times:
                 return True
             assert not ended, f"it ended without printing {text!r}: {self.stdout}{self.stderr}"
             return False

@@ -47,6 +47,7 @@ threading.Thread(target=tick, daemon=True).start()
 """
 # It gets its share of a machine that others use, too; the kernel counts it like nice 0.
 BUSY = "import os\nos.setpriority(os.PRIO_PROCESS, 0, -15)\nprint(flush=True)\nwhile True: pass"
+READ_AGAIN = "the cluster file was read again"
 
 
 @pytest.fixture
@@ -115,10 +116,14 @@ def submit(start_program: Start, batch: Batch, running: int, *inv: str) -> Progr
 
 
 def wait_for_turn(program: Program) -> None:
-    """Wait until a head has looked at everything again: told to read the cluster file, it says so."""
-    before = program.stdout.count("the cluster file was read again")
-    hang_up(program)
-    wait_for(lambda: program.stdout.count("the cluster file was read again") > before, "another turn")
+    """Wait until a head has looked at everything again: told to read the cluster file, it says so.
+
+    It does so in the middle of a turn, which is over when it says so once more.
+    """
+    for _ in range(2):
+        said = program.stdout.count(READ_AGAIN)
+        hang_up(program)
+        program.wait_for_output(READ_AGAIN, said + 1)
 
 
 def hang_up(program: Program) -> None:
