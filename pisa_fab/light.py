@@ -23,6 +23,9 @@ else:
 __all__ = ["call_libc", "dumps", "find_program", "loads", "move_text", "signal"]
 
 
+BLANK = " \t\r\n"  # what JSON takes for that
+
+
 class Reading:
     """What the scanner of JSON is told: as `json.loads` does it."""
 
@@ -48,7 +51,7 @@ def make_scanner() -> Callable[[str], Any]:
             value, end = scan(text, 0)
         except StopIteration:
             raise ValueError("no JSON") from None
-        if text[end:].strip():
+        if text[end:].strip(BLANK):
             raise ValueError("something follows the JSON")
         return value
 
@@ -80,7 +83,7 @@ _read, _write = make_scanner(), make_writer()
 
 def loads(line: bytes) -> Any:
     """Read a line of JSON. Raises ValueError."""
-    return _read(line.decode("utf-8").strip())
+    return _read(line.decode("utf-8").strip(BLANK))
 
 
 def dumps(value: object) -> bytes:

@@ -135,6 +135,8 @@ class Records(Mapping[int, JobRecord]):
         if first < self._end:
             self._others.update(enumerate(records, start=first))
         elif records:
+            for number in self._others.keys() & range(first, first + len(records)):
+                del self._others[number]
             self._whole = self._whole and first == self._end
             self._firsts.append(first)
             self._pieces.append(PackedRecords.of(records))

@@ -10,7 +10,7 @@ from array import array
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pisa_fab import records as records_module
@@ -25,6 +25,7 @@ CALM = settings(deadline=None)  # a busy machine is no failure
 TEXT = st.text(st.characters(exclude_categories=()), max_size=8)  # lone surrogates too: undecodable bytes
 KEY = st.integers(0, 2**64 - 1).map("{:016x}".format)
 ODD_KEY = KEY | st.sampled_from(["x", "", "00F1E2D3C4B5A697", "00f1e2d3c4b5a69 ", "0123456789abcdeg"])
+ONE, OTHER = (JobRecord("0" * 16, (), arguments) for arguments in ({"-n": None}, {}))
 
 # -- keys ---------------------------------------------------------------------------------------------------
 
@@ -150,6 +151,7 @@ def test_what_a_line_cannot_say_of_jobs_is_noticed_at_once(text: str) -> None:
 
 @CALM
 @given(st.lists(st.tuples(st.integers(0, 20), some_records()), max_size=6), st.booleans())
+@example([(0, [ONE]), (0, [ONE] * 5), (1, [OTHER])], False)
 def test_records_are_a_dict(added: list[tuple[int, list[JobRecord]]], in_order: bool) -> None:
     records, model = Records(), {}
     for first, new in added:

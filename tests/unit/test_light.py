@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pisa_fab import light
@@ -57,6 +57,7 @@ def test_what_is_written_is_json_in_one_line_and_is_read_again(value: object) ->
 
 
 @given(st.text(max_size=20))
+@example("0\x85")  # a blank to str.strip
 def test_what_is_no_json_is_refused_as_json_does_it(text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
     try:
