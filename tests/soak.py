@@ -4,7 +4,8 @@ A batch is submitted, made larger whenever it is done, and finished when the tim
 The jobs keep logs of their own (`soak_job`), the faults come from `chaos`, and `verdict` says from the logs
 and from what the user gets whether every job succeeded exactly once. A seed gives the same dice again; what
 they meet depends on the machine's pace as well, so a failure keeps everything needed to understand it. Every
-second seed has jobs made by templates (`preload: true`):
+second seed has jobs made by templates (`preload: true`), and of four seeds two have second attempts of jobs
+that take too long (`speculate:`), of which some do:
 
     faults.log       what was done, and when: the jobs' clock, Unix time as in the journal
     timeline.json    when hosts were frozen or out of reach, and when there was no head
@@ -57,13 +58,14 @@ class Soak:
         self.logs = self.project.path / "logs"
         self.jobs = 0
         self.preloads = seed % 2 == 1
+        self.speculates = seed % 4 >= 2
         self._prepare()
         self.heads = Heads(pool, self.project.path, folder / "heads")
         dice = random.Random(seed)
         self.chaos = Chaos(pool, self.heads, self._write_cluster, dice, LEASE, folder / "faults.log")
 
     def _prepare(self) -> None:
-        for name in ("logs", "failed"):
+        for name in ("logs", "failed", "straggled"):
             (self.project.path / name).mkdir(parents=True)
         self.project.write("tasks.py", TASKS)
         shutil.copy(Path(__file__).with_name("soak_job.py"), self.project.path)
@@ -85,6 +87,8 @@ class Soak:
         sweep = {"-n": {"from": 0, "to": self.jobs - 1}}
         # The hosts are lost more often than people would believe, and that is no job's fault.
         policy = {"retries": 1, "max_losses": 1000, "preload": self.preloads}
+        if self.speculates:
+            policy |= {"speculate": 1.1, "env": {"SOAK_STRAGGLES": "1"}}
         self._write("jobs.yaml", {"script": "soak_job.py", "output": "run", "sweep": sweep, **policy})
 
     # -- the run --------------------------------------------------------------------------------------------
@@ -136,7 +140,7 @@ class Soak:
         timeline = self.chaos.timeline
         (self.folder / "timeline.json").write_text(json.dumps(vars(timeline), indent=1) + "\n")
         attempts = verdict.read_logs(self.logs)
-        findings = verdict.judge(attempts, timeline, LEASE)
+        findings = verdict.judge(attempts, timeline, LEASE, at_once=2 if self.speculates else 1)
         home = Home(self.pool.home, self.pool.environment)
         programs = Programs(home, self.project.path, self.folder / "programs", prefix=self.pool.prefix())
         done = programs.run("inv", "collect")
@@ -163,12 +167,14 @@ def soak(folder: Path, seed: int, minutes: float, hosts: int) -> bool:
         finally:
             it.heads.close()
     kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(it.chaos.counts.items()))
-    how = "preloaded" if it.preloads else "plain"
+    how = ("preloaded" if it.preloads else "plain") + (", stragglers twice" if it.speculates else "")
     seconds = time.monotonic() - began
     print(f"seed {seed}, {hosts} hosts x {SLOTS}, lease {LEASE:g} s, jobs {how}, {seconds:.0f} s")
     print(f"faults: {sum(it.chaos.counts.values())}: {kinds or 'none'}")
     print(f"jobs: {it.jobs}, attempts: {findings.attempts}, heads: {it.heads.started}")
-    print(f"jobs that came to their end more than once, the earlier result lost: {findings.ended_twice}")
+    print(f"jobs that came to their end more than once, one result counts: {findings.ended_twice}")
+    if it.speculates:
+        print(f"jobs of which two attempts ran at a time: {findings.doubled}")
     print(f"overlaps after a thaw, before the worker saw its clock: {len(findings.overlaps_after_thaw)}")
     for line in findings.overlaps_after_thaw:
         print(f"  {line}")

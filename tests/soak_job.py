@@ -17,6 +17,7 @@ import time
 
 TICK = 0.1  # seconds between two signs of life in the log
 CHATTY_LINES = 400  # of a chatty job, for each tick
+DELAY = 5.0  # seconds that a straggler takes more
 PAD = "." * 60
 
 
@@ -33,9 +34,11 @@ def traits(number: int) -> set[str]:
     stubborn    ignores SIGTERM
     chatty      prints many kB
     failing     fails the first time that it comes to its end
+    straggling  takes longer the first time, where SOAK_STRAGGLES asks for that: the last ones of any fifty
     """
     rules = {"daemon": (7, 3), "nameless": (17, 8), "stubborn": (13, 6), "chatty": (5, 0), "failing": (11, 5)}
-    return {name for name, (modulus, rest) in rules.items() if number % modulus == rest}
+    found = {name for name, (modulus, rest) in rules.items() if number % modulus == rest}
+    return found | ({"straggling"} if number % 50 > 43 and "SOAK_STRAGGLES" in os.environ else set())
 
 
 def duration(number: int) -> float:
@@ -78,8 +81,8 @@ def start_nameless() -> None:
         os.execve("/bin/sleep", ["sleep", "1000"], {})
 
 
-def fails_now(folder: str, number: int) -> bool:
-    """Say whether this is the first time that the job has come so far."""
+def first_time(folder: str, number: int) -> bool:
+    """Say whether this is the first time that the job has come so far, by a file in a folder for that."""
     try:
         os.close(os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -100,6 +103,8 @@ def main() -> int:
     if "nameless" in mine:
         start_nameless()
     ends_at = clock() + duration(number)
+    if "straggling" in mine and first_time("straggled", number):
+        ends_at += DELAY
     lines = 0
     while clock() < ends_at:
         for _ in range(CHATTY_LINES if "chatty" in mine else 1):
@@ -108,7 +113,7 @@ def main() -> int:
         time.sleep(TICK)
         log.write("tick")
     print(attempt, lines, "end", flush=True)
-    code = 7 if "failing" in mine and fails_now("failed", number) else 0
+    code = 7 if "failing" in mine and first_time("failed", number) else 0
     log.write("end", str(code))
     return code
 

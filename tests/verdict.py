@@ -4,7 +4,8 @@ Pure but for the functions that read files. All times are seconds of one clock, 
 
 What must hold, and what is allowed:
 
-- No two attempts of a job run at the same time. A process that is frozen does not run. A worker that was
+- No two attempts of a job run at the same time; where second attempts of stragglers are allowed, two may, but
+  no three, and not on one host. A process that is frozen does not run. A worker that was
   frozen together with its jobs beyond its lease ends them when it has looked at its clock again, within
   `worker.LONGEST_WAIT`; until then an overlap is nobody's fault. Such pieces are counted.
 - While no head can reach a host, a job there ends a lease and a grace after that began, frozen ones as above.
@@ -78,6 +79,7 @@ class Findings:
     overlaps_after_thaw: list[str] = field(default_factory=list)
     attempts: int = 0
     ended_twice: int = 0  # jobs of which several attempts came to their end well
+    doubled: int = 0  # jobs of which two attempts ran at the same time where they may
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
@@ -129,8 +131,11 @@ def read_logs(folder: Path) -> list[Attempt]:
     return [attempt for attempt in found if attempt is not None]
 
 
-def judge(attempts: list[Attempt], timeline: Timeline, lease: float) -> Findings:
-    """Look for attempts that overlap, were too long alone, or have the same number."""
+def judge(attempts: list[Attempt], timeline: Timeline, lease: float, *, at_once: int = 1) -> Findings:
+    """Look for attempts that overlap, were too long alone, or have the same number.
+
+    `at_once` is how many attempts of a job may run at a time, each on a host of its own.
+    """
     findings = Findings(attempts=len(attempts))
     by_job: dict[int, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
@@ -138,14 +143,35 @@ def judge(attempts: list[Attempt], timeline: Timeline, lease: float) -> Findings
         findings.wrong += too_long_alone(attempt, timeline, lease)
     for others in by_job.values():
         findings.ended_twice += sum(attempt.code == 0 for attempt in others) > 1
+        doubled = False
         for one, other in combinations(others, 2):
             if one.number == other.number:
                 findings.wrong.append(f"attempt {one.name} was run twice, also on {other.host}")
-            for piece in common(active(one, timeline), list(active(other, timeline))):
-                text = f"{one.name} and {other.name} both ran from {piece[0]:.3f} to {piece[1]:.3f}"
-                excused = follows_thaw(one, piece, timeline) or follows_thaw(other, piece, timeline)
-                (findings.overlaps_after_thaw if excused else findings.wrong).append(text)
+            if at_once == 1 or one.host == other.host:
+                report_overlap([one, other], timeline, findings)
+            else:
+                doubled = doubled or any(together([one, other], timeline))
+        findings.doubled += doubled
+        for many in combinations(others, at_once + 1) if at_once > 1 else ():
+            report_overlap(list(many), timeline, findings)
     return findings
+
+
+def report_overlap(attempts: list[Attempt], timeline: Timeline, findings: Findings) -> None:
+    """Say when these attempts of a job all ran at the same time."""
+    names = " and ".join(attempt.name for attempt in attempts)
+    for piece in together(attempts, timeline):
+        text = f"{names} {'both' if len(attempts) == 2 else 'all'} ran from {piece[0]:.3f} to {piece[1]:.3f}"
+        excused = any(follows_thaw(attempt, piece, timeline) for attempt in attempts)
+        (findings.overlaps_after_thaw if excused else findings.wrong).append(text)
+
+
+def together(attempts: list[Attempt], timeline: Timeline) -> list[Span]:
+    """Give when all of them ran."""
+    spans, *others = (list(active(attempt, timeline)) for attempt in attempts)
+    for theirs in others:
+        spans = list(common(spans, theirs))
+    return spans
 
 
 def active(attempt: Attempt, timeline: Timeline) -> Iterator[Span]:

@@ -31,6 +31,18 @@ def test_attempts_at_the_same_time_are_found() -> None:
     assert found.overlaps_after_thaw == []
 
 
+def test_two_attempts_may_run_at_the_same_time_where_second_ones_are_allowed_but_no_three() -> None:
+    first, second = attempt(1, 0, 3), attempt(2, 1, 4, "pc02", code=0)
+    found = judge([first, second], Timeline(), LEASE, at_once=2)
+    assert (found.wrong, found.doubled) == ([], 1)
+    found = judge([first, second, attempt(3, 2.5, 5, "pc03")], Timeline(), LEASE, at_once=2)
+    assert found.wrong == ["1.1 on pc01 and 1.2 on pc02 and 1.3 on pc03 all ran from 2.500 to 3.000"]
+    found = judge([first, second, attempt(3, 4.5, 5, "pc03")], Timeline(), LEASE, at_once=2)
+    assert (found.wrong, found.doubled) == ([], 1)
+    found = judge([first, attempt(2, 2, 4)], Timeline(), LEASE, at_once=2)
+    assert found.wrong == ["1.1 on pc01 and 1.2 on pc01 both ran from 2.000 to 3.000"]
+
+
 def test_other_jobs_may_run_at_the_same_time() -> None:
     other = Attempt(2, 1, "pc02", (0.0, 1.0))
     assert judge([attempt(1, 0, 2), other], Timeline(), LEASE).wrong == []
