@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,19 @@ def endings(talk: Talk, count: int) -> dict[int, dict[str, Any]]:
 
 def test_orders_wait_for_a_slot_and_begin_in_their_turn(talk: Talk) -> None:
     log = talk.folder / "log"
+    began = time.monotonic()
     for job in range(5):
         talk.run("sh", "-c", f"echo begin {job} >> {log}; sleep 0.05; echo end {job} >> {log}", job=job)
     found = endings(talk, 5)
+    elapsed = time.monotonic() - began
     lines = [f"{what} {job}" for job in range(5) for what in ("begin", "end")]
     assert log.read_text().splitlines() == lines
     assert list(found) == list(range(5))
     assert "waited" not in found[0]
     waits = [found[job]["waited"] for job in range(1, 5)]
     assert waits == sorted(waits)
-    assert all(outcome["seconds"] < waits[-1] for outcome in found.values())
+    # One after the other: what they waited is no part of what they took.
+    assert sum(outcome["seconds"] for outcome in found.values()) <= elapsed + 0.01  # rounded
 
 
 def test_nothing_of_a_waiting_job_is_there_before_it_begins(talk: Talk) -> None:
