@@ -139,7 +139,7 @@ def test_the_youngest_make_room_and_the_oldest_go_on_first(talk: Talk) -> None:
     let(talk, 1)
     hear_paused(talk, 1, 2)
     wait_until_moving(pids[0])
-    assert stands_still(*pids[1:])
+    wait_until_still(*pids[1:])
     let(talk, 3)
     hear_paused(talk)
     wait_until_moving(*pids)
