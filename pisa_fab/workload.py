@@ -279,8 +279,9 @@ class Workload:
                 send(-attempt.pid, signal.SIGKILL)
             _, status, usage = os.wait4(ended.si_pid, 0)
             if attempt is not None:
-                self.fill()
-                self._conclude(attempt, status, usage)
+                ended_at = clock()
+                self.fill()  # first of all; what that takes is no part of this one's time
+                self._conclude(attempt, ended_at, status, usage)
             elif self.template is not None:
                 self.template.ended(ended.si_pid)
 
@@ -304,8 +305,8 @@ class Workload:
                 published.append((job, number))
         return published
 
-    def _conclude(self, attempt: Attempt, status: int, usage: resource.struct_rusage) -> None:
-        """Report how a process ended."""
+    def _conclude(self, attempt: Attempt, at: float, status: int, usage: resource.struct_rusage) -> None:
+        """Report how a process ended, and that it did `at` that time."""
         exited = os.WIFEXITED(status)
         code = os.WEXITSTATUS(status) if exited else None
         number = None if exited else os.WTERMSIG(status)
@@ -319,6 +320,7 @@ class Workload:
         self._report(
             attempt,
             attempt.ending or ("exited" if exited else "signalled"),
+            at,
             tail=tail,
             exit_code=code,
             signal=number,
@@ -336,9 +338,9 @@ class Workload:
             return "(nothing on its standard error, and there is no room left for its output)"
         return tail
 
-    def _report(self, attempt: Attempt, ending: str, **details: object) -> None:
-        """Tell the head that an attempt has ended, and keep that until it is acknowledged."""
-        now = clock()
+    def _report(self, attempt: Attempt, ending: str, at: float | None = None, **details: object) -> None:
+        """Tell the head that an attempt has ended, `at` a time or now; keep that until it is acknowledged."""
+        now = clock() if at is None else at
         outcome: dict[str, object] = {"ending": ending, "seconds": round(now - attempt.began, 4)}
         if attempt.began - attempt.given >= WORTH_TELLING:
             outcome["waited"] = round(attempt.began - attempt.given, 4)
