@@ -185,11 +185,7 @@ class Link:
         token = secrets.token_hex(8)
         outbox = self.outbox
         stream = self.connect(worker_command(self.python(), token))
-        with suppress(OSError, EOFError):  # whoever has ended already has said why
-            stream.send(worker_source())
-        data = skip_greeting(stream, SIGN + token.encode("ascii") + b"\n")
-        if data is None:
-            raise explain_no_worker(stream, self.python())
+        data = start_program(stream, worker_source(), SIGN + token.encode("ascii") + b"\n", self.python())
         writer = Thread(target=write, args=(stream, outbox), name=f"pisa_fab-{self.name}-writer", daemon=True)
         writer.start()
         rest = b""
@@ -288,7 +284,7 @@ class Dialogue:
     """A conversation in which one side speaks and waits for the answer: for programs that are no workers."""
 
     def __init__(self, stream: Stream, data: bytes) -> None:
-        """Go on where `skip_greeting` has left the stream; `data` is what it gave."""
+        """Go on where `start_program` has left the stream; `data` is what it gave."""
         self.stream = stream
         *self.lines, self.rest = data.split(b"\n")
 
@@ -399,6 +395,16 @@ def bootstrap(python: str, size: int, token: str, program: str = "worker") -> st
         f'exec(compile(s,"pisa_fab/{program}.py","exec"),{{"__name__":"__main__"}})'
     )
     return f"exec {shlex.quote(python)} -I -S -c '{source}' {token}"
+
+
+def start_program(stream: Stream, source: bytes, marker: bytes, python: str) -> bytes:
+    """Send what a program reads, and give what follows its first line. Raises LinkError and OSError."""
+    with suppress(OSError, EOFError):  # whoever has ended already has said why
+        stream.send(source)
+    data = skip_greeting(stream, marker)
+    if data is None:
+        raise explain_no_worker(stream, python)
+    return data
 
 
 def skip_greeting(stream: Stream, marker: bytes) -> bytes | None:

@@ -25,8 +25,7 @@ from pisa_fab.link import (
     Message,
     Stream,
     bootstrap,
-    explain_no_worker,
-    skip_greeting,
+    start_program,
 )
 from pisa_fab.model import Host
 from pisa_fab.names import listed
@@ -138,11 +137,8 @@ def start(link: Link, visit: Visit, until: float) -> Dialogue:
     source = probe_source()
     stream = connect(link, visit, bootstrap(link.python(), len(source), token, "probe"), until)
     visit.step = f"starting {link.python()}"
-    stream.send(source)
-    data = skip_greeting(stream, f"{probe.MARKER} {token}\n".encode("ascii"))
-    if data is None:
-        raise explain_no_worker(stream, link.python())
-    return Dialogue(stream, data)
+    marker = f"{probe.MARKER} {token}\n".encode("ascii")
+    return Dialogue(stream, start_program(stream, source, marker, link.python()))
 
 
 def connect(link: Link, visit: Visit, command: str, until: float) -> Stream:

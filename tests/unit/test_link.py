@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pisa_fab import lock
 from pisa_fab.errors import RunError
-from pisa_fab.link import Link, bootstrap, skip_greeting
+from pisa_fab.link import Link, LinkError, PipeStream, bootstrap, skip_greeting, start_program
 from pisa_fab.progress import duration
 
 MARKER = b"pisa_fab worker abc\n"
@@ -52,6 +52,14 @@ def test_the_worker_is_found_behind_any_greeting_in_any_pieces(
     while piece := stream.receive():
         found += piece
     assert found == rest
+
+
+def test_a_shell_that_has_ended_before_it_was_sent_anything_says_why() -> None:
+    stream = PipeStream(["sh", "-c", "exec no-such-python"])
+    stream.process.wait()
+    with pytest.raises(LinkError, match="no no-such-python on this host"):
+        start_program(stream, b"x" * (1 << 20), MARKER, "no-such-python")
+    stream.stderr.close()
 
 
 class Babbler(Link):
