@@ -43,8 +43,7 @@ from pisa_fab.order import LongestFirst
 from pisa_fab.pace import Pace
 from pisa_fab.records import Arguments, Records
 from pisa_fab.scheduler import Decision, Scheduler
-
-BY_RESULT = (JobState.SUCCEEDED, JobState.FAILED)  # where a job ends by a result that counts
+from pisa_fab.transitions import BY_RESULT
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ class Reading:
 
 
 def make_scanner() -> Callable[[str], Any]:
-    """Give what reads JSON, here from a text that begins with it. Raises ValueError."""
+    """Give what reads JSON, here from a text that begins and ends with it. Raises ValueError."""
     try:
         from _json import make_scanner as make
 
@@ -51,7 +51,7 @@ def make_scanner() -> Callable[[str], Any]:
             value, end = scan(text, 0)
         except StopIteration:
             raise ValueError("no JSON") from None
-        if text[end:].strip(BLANK):
+        if end < len(text):
             raise ValueError("something follows the JSON")
         return value
 

@@ -26,7 +26,7 @@ from pisa_fab.layout import Layout
 from pisa_fab.model import job_name
 from pisa_fab.progress import harmless_lines
 from pisa_fab.results import VISIBILITY_PATIENCE, VISIBILITY_PAUSE
-from pisa_fab.transitions import FINAL
+from pisa_fab.transitions import BY_RESULT, FINAL
 from pisa_fab.why import unknown, why
 
 Stream = Literal["out", "err"]
@@ -205,7 +205,7 @@ class Followed:
     def counted(self, number: int) -> bool:
         """Say whether the job has ended with this attempt, so that its files get the job's names."""
         result = self._journal.history.results.get(self.job)
-        ended = self.state in (JobState.SUCCEEDED, JobState.FAILED)
+        ended = self.state in BY_RESULT
         return ended and result is not None and result.attempt == number
 
     def say(self, text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from sys import maxsize
 
@@ -49,6 +50,27 @@ class LastTimes:
         return (self.seconds[job] or None) if job < len(self.seconds) else None
 
 
+@dataclass(slots=True)
+class Order:
+    """The order that was made last, and when to look whether there is a better one.
+
+    Attributes:
+        forecasts: seconds, of those that were put in order by a forecast.
+        all_known: whether something was known of all that were put in order.
+        looked_at: successes at the last look.
+        look_at: successes from which on there is something new to look at, or
+        look_left: with any new one, so many jobs that wait.
+        look_below: while more jobs wait, there is nothing to look at.
+    """
+
+    forecasts: dict[int, float] = field(default_factory=dict)
+    all_known: bool = False
+    looked_at: int = -1
+    look_at: int = 0
+    look_left: int = 0
+    look_below: float = inf
+
+
 class LongestFirst:
     """Puts the fresh jobs of a scheduler in order, when something is known and again when more is.
 
@@ -61,44 +83,38 @@ class LongestFirst:
         self._scheduler = scheduler
         self._forecast = forecast
         self._records = records
-        self._forecasts: dict[int, float]  # seconds, of those that were put in order by a forecast
-        self._all_known: bool  # whether something was known of all that were put in order
-        self._looked_at: int  # successes at the last look
-        self._look_at: int  # successes from which on there is something new to look at, or
-        self._look_left: int  # with any new one, so many jobs that wait
-        self._look_below: float  # while more jobs wait, there is nothing to look at
-        self.begin()
+        self._order = Order()
 
     def __getstate__(self) -> dict[str, object]:
         """Give what the events determine: the order is made anew by who has a use for it."""
-        return vars(self) | _begun()
+        return vars(self) | {"_order": Order()}
 
     def begin(self) -> None:
         """Begin anew: another run, or jobs that were asked for again."""
-        vars(self).update(_begun())
+        self._order = Order()
 
     def look(self) -> None:
         """Put the fresh jobs in order if it is time for that; called before every decision."""
         waiting, learned = self._scheduler.waiting, self._forecast.learned
-        if not waiting or waiting > self._look_below or learned == self._looked_at:
+        if not waiting or waiting > self._order.look_below or learned == self._order.looked_at:
             return
-        if learned < self._look_at and waiting > self._look_left:
+        if learned < self._order.look_at and waiting > self._order.look_left:
             return
         fresh = self._scheduler.fresh()
         unknown = [job for job in fresh if self.last.of(job) is None]
         if len(unknown) > MOST_FORECAST:
             # When so many have been started as could be too many now; seldom, because each look costs.
-            self._look_below = waiting - max(len(unknown) - MOST_FORECAST, MOST_FORECAST // 4)
+            self._order.look_below = waiting - max(len(unknown) - MOST_FORECAST, MOST_FORECAST // 4)
             return
-        self._looked_at, self._look_below = learned, inf
+        self._order.looked_at, self._order.look_below = learned, inf
         worth = self._worth(fresh, unknown) if len(fresh) > 1 else 0.0
         if worth > 1:
             self._put_in_order(fresh, unknown)
         # Twice as much makes another forecast, and the fewer are left, the more it matters. Jobs that are far
         # too short seldom become long. What took so long the last time stays as it is.
         often = 2 if not worth or worth > SELDOM else 4
-        self._look_at = max(often * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
-        self._look_left = waiting // often if unknown else 0
+        self._order.look_at = max(often * learned, ENOUGH_TO_CORRECT) if unknown else maxsize
+        self._order.look_left = waiting // often if unknown else 0
 
     def _worth(self, fresh: Sequence[int], unknown: Sequence[int]) -> float:
         """Give how many times longer the longest job is than it should be for an order; 0 for not known."""
@@ -114,8 +130,8 @@ class LongestFirst:
     def _put_in_order(self, fresh: Sequence[int], unknown: Sequence[int]) -> None:
         """Put them in order; those of which nothing is known come first, because they may be the longest."""
         expected = {job: self._forecast.expect(self._arguments(job)) for job in unknown}
-        self._forecasts = {job: found.seconds if found else inf for job, found in expected.items()}
-        self._all_known = None not in expected.values()
+        self._order.forecasts = {job: found.seconds if found else inf for job, found in expected.items()}
+        self._order.all_known = None not in expected.values()
         hunches = {job: found.hunch if found else inf for job, found in expected.items()}
 
         def length(job: int) -> float:
@@ -130,7 +146,7 @@ class LongestFirst:
 
     def seconds(self, job: int) -> float:
         """Give how long a job that was put in order is expected to take; infinite where nothing is known."""
-        return self.last.of(job) or self._forecasts.get(job, inf)
+        return self.last.of(job) or self._order.forecasts.get(job, inf)
 
     def left(self, ran: Mapping[int, float], slots: int) -> float | None:
         """Estimate in how many seconds the last job ends; None where that is not known of all.
@@ -140,7 +156,7 @@ class LongestFirst:
         """
         todo = self._scheduler.unfinished - len(ran)
         waiting = [self.seconds(job) for job in self._scheduler.spread(LOOKED_AT)] if todo else []
-        if not self._all_known or (todo and not waiting):
+        if not self._order.all_known or (todo and not waiting):
             return None
         running = [max(self.seconds(job) - so_far, 0.1 * so_far) for job, so_far in ran.items()]
         longest = max([*running, *waiting], default=inf)
@@ -148,9 +164,3 @@ class LongestFirst:
             return None
         mean = sum(waiting) / len(waiting) if waiting else 0.0
         return max(longest, (sum(running) + mean * todo) / slots)
-
-
-def _begun() -> dict[str, object]:
-    """Give what a `LongestFirst` has of an order before the first is made."""
-    anew = {"_looked_at": -1, "_look_at": 0, "_look_left": 0, "_look_below": inf}
-    return {"_forecasts": {}, "_all_known": False, **anew}

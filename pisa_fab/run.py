@@ -44,6 +44,7 @@ from pisa_fab.processes import clock
 from pisa_fab.records import PackedRecords, Records
 from pisa_fab.scheduler import Decision
 from pisa_fab.table import replacing
+from pisa_fab.transitions import BY_RESULT
 from pisa_fab.version import __version__
 
 RECORDS_A_LINE = 1000  # jobs that one line of the journal holds
@@ -211,10 +212,9 @@ class Run:
 
     def publish_leftovers(self) -> None:
         """Publish what counted under an earlier head but was not published when that ended."""
-        ended = (JobState.SUCCEEDED, JobState.FAILED)
         for job, attempt in self.layout.leftovers():
             result = self.history.results.get(job)
-            if result and result.attempt == attempt and self.history.scheduler.state(job) in ended:
+            if result and result.attempt == attempt and self.history.scheduler.state(job) in BY_RESULT:
                 self.publish(job, attempt)
 
 

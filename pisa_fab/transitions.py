@@ -35,7 +35,8 @@ class Happening(StrEnum):
     REOPENED = "asked for again"
 
 
-FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.LOST, JobState.CANCELLED)
+BY_RESULT = (JobState.SUCCEEDED, JobState.FAILED)  # where a job ends by a result that counts
+FINAL = (*BY_RESULT, JobState.LOST, JobState.CANCELLED)
 
 # What is not here changes nothing: a journal always loads, and a stray message does no harm.
 TRANSITIONS: Mapping[tuple[JobState, Happening], JobState] = MappingProxyType(

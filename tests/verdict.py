@@ -143,16 +143,16 @@ def judge(attempts: list[Attempt], timeline: Timeline, lease: float, *, at_once:
         findings.wrong += too_long_alone(attempt, timeline, lease)
     for others in by_job.values():
         findings.ended_twice += sum(attempt.code == 0 for attempt in others) > 1
-        doubled = False
-        for one, other in combinations(others, 2):
+        pairs = list(combinations(others, 2))
+        for one, other in pairs:
             if one.number == other.number:
                 findings.wrong.append(f"attempt {one.name} was run twice, also on {other.host}")
-            if at_once == 1 or one.host == other.host:
+            if at_once > 1 and one.host == other.host:
                 report_overlap([one, other], timeline, findings)
-            else:
-                doubled = doubled or any(together([one, other], timeline))
-        findings.doubled += doubled
-        for many in combinations(others, at_once + 1) if at_once > 1 else ():
+        if at_once > 1:
+            apart = [[one, other] for one, other in pairs if one.host != other.host]
+            findings.doubled += any(together(pair, timeline) for pair in apart)
+        for many in combinations(others, at_once + 1):
             report_overlap(list(many), timeline, findings)
     return findings
 

@@ -153,14 +153,14 @@ def read(path: Path) -> Attempt | None:
     return Attempt(job, int(number), said["begin"][0], said["begin"][1], ended, "overlap" in said)
 
 
-def submit(start: Start) -> Program:
-    """Begin or go on, in the background; `start` starts a program in the project."""
-    return start("inv", "submit", "--log")
+def submit(start: Start, *inv: str) -> Program:
+    """Begin or go on, in the background; `start` starts `inv`, or what is named instead, in the project."""
+    return start(*(inv or ("inv",)), "submit", "--log")
 
 
-def begin(start: Start, batch: Batch, running: int) -> Program:
+def begin(start: Start, batch: Batch, running: int, *inv: str) -> Program:
     """Submit, and wait until so many jobs run."""
-    program = submit(start)
+    program = submit(start, *inv)
     wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
     assert program.running(), program.stdout + program.stderr
     return program

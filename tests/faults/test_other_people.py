@@ -26,7 +26,7 @@ from pcs import SHARE, Host
 from people import Desk
 from processes import wait_for
 from programs import Completed, Program, Programs, Project
-from witness import Batch, succeed
+from witness import Batch, begin, succeed
 
 pytestmark = pytest.mark.root
 Run = Callable[..., Completed]
@@ -107,14 +107,6 @@ def numbered(ranges: str) -> list[str]:
     return [f"{job:04d}" for pair in pairs for job in range(int(pair[0]), int(pair[-1]) + 1)]
 
 
-def submit(start_program: Start, batch: Batch, running: int, *inv: str) -> Program:
-    """Submit, and wait until so many jobs run."""
-    program = start_program(*(inv or ["inv"]), "submit", "--log")
-    wait_for(lambda: len(batch.begun()) >= running or not program.running(), f"{running} jobs to begin")
-    assert program.running(), program.stdout + program.stderr
-    return program
-
-
 def wait_for_turn(program: Program) -> None:
     """Wait until a head has looked at everything again: told to read the cluster file, it says so.
 
@@ -146,7 +138,7 @@ def test_jobs_stand_still_while_somebody_types_and_go_on_after_quiet(
     anna = desks[0].log_in("anna")
     batch = ticking(project, 4)
     project.pool(pool.hosts, owner=owner())
-    program = submit(start_program, batch, 4)
+    program = begin(start_program, batch, 4)
     typed = anna.type()
     wait_for_slots(program, batch, 0, f"anna is logged in over SSH and active ({anna.line})")
     wait_for_slots(program, batch, 2, "")
@@ -256,7 +248,7 @@ def test_a_host_that_others_use_stands_still_says_so_and_gives_its_jobs_back(
         desk_of(name)
     batch = ticking(project, 6)
     project.pool(pool.hosts, owner=owner(load=0.4))
-    program = submit(start_program, batch, 4)
+    program = begin(start_program, batch, 4)
     loads[0].start()
     wait_for_slots(program, batch, 0, "others use ")
     wait_for(lambda: events(batch, "paused"), "the journal to say that jobs stand still")
@@ -350,7 +342,7 @@ def test_a_window_that_closes_has_jobs_pause_or_run_again_and_they_go_on_in_the_
     names = ["pc01", {"host": "pc02", "at_edge": "requeue"}]
     project.cluster({"timezone": "UTC", "slots": 0, "hosts": names, "windows": windows})
     clock.advance(1)
-    program = submit(start_program, batch, 4, *clock.inv)
+    program = begin(start_program, batch, 4, *clock.inv)
     kept, given_back = ({attempt.job for attempt in batch.begun(name)} for name in pool.names)
     clock.advance(4, 54)  # a few seconds before: at the edge the PCs are free
     wait_for(lambda: events(batch, "paused"), "jobs to stand still")
@@ -379,7 +371,7 @@ def test_an_edited_cluster_file_holds_within_seconds(
 ) -> None:
     batch = Batch(project, 6)
     project.pool(pool.hosts, slots=3)
-    program = submit(start_program, batch, 3)
+    program = begin(start_program, batch, 3)
     project.pool(pool.hosts, slots=1)  # pause is the default
     wait_for(lambda: events(batch, "paused"), "jobs to stand still")
     assert numbered(events(batch, "paused")[-1][1]["jobs"]) == ["0001", "0002"]
@@ -420,7 +412,7 @@ def test_a_deadline_that_will_be_missed_is_said_early(
     batch = Batch(project, 4, expect="2m", deadline=f"{deadline:%Y-%m-%d %H:%M}")
     project.pool(pool.hosts, slots=1, timezone="UTC")
     clock.advance(1)
-    program = submit(start_program, batch, 1, *clock.inv)
+    program = begin(start_program, batch, 1, *clock.inv)
     assert "deadline" not in program.stdout
     for minutes in (5, 6.5, 8):
         clock.advance(minutes)
@@ -443,7 +435,7 @@ def test_an_order_at_a_pc_has_its_jobs_run_elsewhere_until_it_is_taken_back(
 ) -> None:
     batch = Batch(project, 6)
     project.pool(pool.hosts)
-    program = submit(start_program, batch, 4)
+    program = begin(start_program, batch, 4)
     mine = {attempt.job for attempt in batch.begun("pc01")}
     at_pc = programs_on("pc01")
     wait_for(lambda: "2 jobs run" in at_pc.run("inv", "here").stdout, "the note to say what runs")

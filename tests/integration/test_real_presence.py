@@ -250,7 +250,7 @@ def test_it_needs_nothing_but_a_python(tmp_path: Path, python: str) -> None:
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
-from pisa_fab.presence import WINDOW, Presence
+from pisa_fab.presence import Presence
 presence = Presence({RULES!r})
 for now in range(5):
     presence.look(now, [1])
